@@ -380,14 +380,6 @@ def test_a_default_is_within_its_own_rule(given: Given) -> None:
         given.load(as_config(key.name, list(default) if isinstance(default, tuple) else default))
 
 
-def test_a_key_declares_a_one_line_description() -> None:
-    for key in KEYS:
-        section, name = key.name.split(".")
-        about = getattr(Settings(), section).rules[name].about
-        assert about.endswith(".")
-        assert about.isprintable()
-
-
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
 def test_a_value_within_the_rule_is_accepted(key: Key, given: Given) -> None:
     for value in key.accepted:

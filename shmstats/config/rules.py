@@ -17,14 +17,13 @@ class ConfigError(ValueError):
 
 
 class Rule(Frozen):
-    """The allowed values of a key, and its meaning.
+    """The allowed values of a key. docs/configuration.md has the meaning of each.
 
     Attributes:
         default: the value if the key is not given.
         types: the allowed types. A bool is not an int.
         accepts: whether a value of such a type is allowed.
         allowed: the allowed values in words, for error messages.
-        about: the meaning of the key, in one line.
         secret: whether messages must not show its value.
 
     """
@@ -33,7 +32,6 @@ class Rule(Frozen):
     types: tuple[type, ...]
     accepts: Callable[[Any], bool]
     allowed: str
-    about: str
     secret: bool = False
 
     def fits(self, value: object) -> bool:
@@ -62,65 +60,63 @@ class SettingsSection(Frozen):
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-def _switch(default: bool, about: str) -> Any:
-    return Rule(default, (bool,), lambda value: True, "true or false", about)
+def _switch(default: bool) -> Any:
+    return Rule(default, (bool,), lambda value: True, "true or false")
 
 
-def _integer(default: int, limits: tuple[int, int], about: str) -> Any:
+def _integer(default: int, limits: tuple[int, int]) -> Any:
     low, high = limits
     allowed = f"an integer from {low} to {high}"
-    return Rule(default, (int,), lambda value: low <= value <= high, allowed, about)
+    return Rule(default, (int,), lambda value: low <= value <= high, allowed)
 
 
-def _choice(default: str, choices: tuple[str, ...], about: str) -> Any:
-    return Rule(default, (str,), lambda value: value in choices, " or ".join(map(repr, choices)), about)
+def _choice(default: str, choices: tuple[str, ...]) -> Any:
+    return Rule(default, (str,), lambda value: value in choices, " or ".join(map(repr, choices)))
 
 
-def _text(default: str | None, pattern: str, allowed: str, about: str, secret: bool = False) -> Any:
+def _text(default: str | None, pattern: str, allowed: str, secret: bool = False) -> Any:
     """Declare a text; it may be null if that is its default."""
 
     def accepts(value: str | None) -> bool:
         return value is None or re.fullmatch(pattern, value) is not None
 
     if default is None:
-        return Rule(None, (str, type(None)), accepts, f"null, or {allowed}", about, secret)
-    return Rule(default, (str,), accepts, allowed, about, secret)
+        return Rule(None, (str, type(None)), accepts, f"null, or {allowed}", secret)
+    return Rule(default, (str,), accepts, allowed, secret)
 
 
-def _mapping(key: str, value: str, allowed: str, about: str, secret: bool = False) -> Any:
+def _mapping(key: str, value: str, allowed: str, secret: bool = False) -> Any:
     def accepts(given: dict[object, object]) -> bool:
         return all(
             isinstance(a, str) and re.fullmatch(key, a) and isinstance(b, str) and re.fullmatch(value, b)
             for a, b in given.items()
         )
 
-    return Rule({}, (dict,), accepts, allowed, about, secret)
+    return Rule({}, (dict,), accepts, allowed, secret)
 
 
-def _address(default: str, about: str) -> Any:
+def _address(default: str) -> Any:
     allowed = "'host:port' or '[ipv6]:port' (port 0 to 65535), or 'unix:/path' (at most 107 bytes of path)"
-    return Rule(default, (str,), _is_address, allowed, about)
+    return Rule(default, (str,), _is_address, allowed)
 
 
-def _globs(about: str) -> Any:
+def _globs() -> Any:
     def accepts(given: Sequence[object]) -> bool:
         return all(isinstance(each, str) and each for each in given)
 
-    return Rule(
-        (), (list, tuple), accepts, "a list of texts that are not empty, as 'category.metric' with * and ?", about
-    )
+    return Rule((), (list, tuple), accepts, "a list of texts that are not empty, as 'category.metric' with * and ?")
 
 
-def _hosts(about: str) -> Any:
+def _hosts() -> Any:
     def accepts(given: list[object]) -> bool:
         return all(isinstance(each, str) and _is_address(each) and not each.startswith("unix:") for each in given)
 
-    return Rule([], (list,), accepts, "a list of 'host:port' or '[ipv6]:port' (port 0 to 65535)", about)
+    return Rule([], (list,), accepts, "a list of 'host:port' or '[ipv6]:port' (port 0 to 65535)")
 
 
-def _path(default: Path, about: str) -> Any:
+def _path(default: Path) -> Any:
     allowed = "a non-empty path without NUL, where a ~user at its start must be a known one"
-    return Rule(default, (str, os.PathLike), _is_path, allowed, about)
+    return Rule(default, (str, os.PathLike), _is_path, allowed)
 
 
 def _is_address(value: str) -> bool:
@@ -152,7 +148,7 @@ def _is_path(value: str | os.PathLike[str] | os.PathLike[bytes]) -> bool:
 class PathSettings(SettingsSection):
     """The section ``path``. A relative ``data`` becomes an absolute path from the current directory."""
 
-    data: Path = _path(Path("data"), "Data directory; statistics live in its sub-directory stats.")
+    data: Path = _path(Path("data"))
 
     def __post_init__(self) -> None:
         """Make ``data`` absolute."""
@@ -169,68 +165,48 @@ class PathSettings(SettingsSection):
 class StatsSettings(SettingsSection):
     """The section ``stats``."""
 
-    enabled: bool = _switch(True, "Whether anything is counted; if not, every call is a no-op.")
-    persist: bool = _switch(True, "Whether statistics are saved and survive a restart.")
-    no_buffer: bool = _switch(True, "Whether every operation reaches the shared block at once.")
-    include_storage_stats_in_api: bool = _switch(True, "Whether /stats shows the figures of disk and data directory.")
-    buffer_size: int = _integer(1000, (1, 1_000_000), "Buffered mode: operations held before a flush.")
-    flush_interval_ms: int = _integer(1000, (1, 3_600_000), "Buffered mode: longest time between flushes, in ms.")
-    capacity: int = _integer(
-        262_144,
-        (256, 16_777_216),
-        "Counters of 16 bytes that each worker row has room for; a gauge takes 24 bytes, a histogram of times 1328.",
-    )
-    max_workers: int = _integer(64, (1, 1024), "Worker rows; processes beyond that number share rows.")
-    snapshot_interval_ms: int = _integer(10_000, (100, 86_400_000), "Time between saved snapshots, in ms.")
-    durable_exposition: bool = _switch(
-        True, "Whether values are saved before a page or push shows them; only with persist."
-    )
-    expire_idle_seconds: int = _integer(
-        0, (0, 315_360_000), "Seconds after which an unused label set is removed; 0: never."
-    )
-    max_series_per_metric: int = _integer(1000, (1, 16_777_216), "Label sets of one metric; further ones share a set.")
-    archive_interval_hours: int = _integer(
-        0, (0, 8760), "Hours between dated copies of the saved snapshot; 0: no copies."
-    )
-    archive_keep: int = _integer(14, (1, 1000), "Number of dated copies to keep.")
+    enabled: bool = _switch(True)
+    persist: bool = _switch(True)
+    no_buffer: bool = _switch(True)
+    include_storage_stats_in_api: bool = _switch(True)
+    buffer_size: int = _integer(1000, (1, 1_000_000))
+    flush_interval_ms: int = _integer(1000, (1, 3_600_000))
+    capacity: int = _integer(262_144, (256, 16_777_216))
+    max_workers: int = _integer(64, (1, 1024))
+    snapshot_interval_ms: int = _integer(10_000, (100, 86_400_000))
+    durable_exposition: bool = _switch(True)
+    expire_idle_seconds: int = _integer(0, (0, 315_360_000))
+    max_series_per_metric: int = _integer(1000, (1, 16_777_216))
+    archive_interval_hours: int = _integer(0, (0, 8760))
+    archive_keep: int = _integer(14, (1, 1000))
 
 
 class ApiSettings(SettingsSection):
     """The section ``api``. ``token`` is a secret and left out of ``repr()``."""
 
-    bind: str = _address("127.0.0.1:8080", "Address of the HTTP endpoints.")
-    workers: int = _integer(2, (1, 1024), "Worker processes that serve them.")
-    token: str | None = _text(
-        None,
-        "[!-~]+",
-        "one or more printable ASCII characters without blanks",
-        "Bearer token for the debug and file endpoints.",
-        secret=True,
-    )
-    protect: str = _choice("admin", ("admin", "all"), "Which endpoints are protected: debug and files, or all.")
-    peers: list[str] = _hosts("Machines to scrape, including this one, for /stats/targets.")
+    bind: str = _address("127.0.0.1:8080")
+    workers: int = _integer(2, (1, 1024))
+    token: str | None = _text(None, "[!-~]+", "one or more printable ASCII characters without blanks", secret=True)
+    protect: str = _choice("admin", ("admin", "all"))
+    peers: list[str] = _hosts()
 
 
 class StatsdSettings(SettingsSection):
     """The section ``statsd``."""
 
-    enabled: bool = _switch(False, "Whether every operation goes to a StatsD server too.")
+    enabled: bool = _switch(False)
     host: str = _text(
         "localhost",
         r"[^\s\x00-\x1f\x7f\ud800-\udfff]+",
         "a host name or an address, not empty, without blanks or control characters",
-        "The server's host name or address.",
     )
-    port: int = _integer(8125, (1, 65535), "The server's port.")
-    protocol: str = _choice("udp", ("udp", "tcp"), "The transport protocol that it listens on.")
+    port: int = _integer(8125, (1, 65535))
+    protocol: str = _choice("udp", ("udp", "tcp"))
     namespace: str = _text(
-        "app.",
-        r"(?:(?![:|@#])[!-~])*",
-        "printable ASCII characters without blanks and : | @ #, or ''",
-        "Prefix of every name on the server.",
+        "app.", r"(?:(?![:|@#])[!-~])*", "printable ASCII characters without blanks and : | @ #, or ''"
     )
-    interval_in_seconds: int = _integer(1, (1, 3600), "Longest time that operations are held, in seconds.")
-    buffer_size: int = _integer(100, (1, 1_000_000), "Operations held before they are sent.")
+    interval_in_seconds: int = _integer(1, (1, 3600))
+    buffer_size: int = _integer(100, (1, 1_000_000))
 
 
 _PORT = "(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
@@ -243,64 +219,42 @@ class PushSettings(SettingsSection):
         None,
         rf"https?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::{_PORT})?(?:[/?][!-\"$-~]*)?",
         "'http://host/path' or 'https://host/path', printable ASCII without blanks, user, password or fragment",
-        "URL to push the statistics to; null: no push.",
         secret=True,
     )
-    format: str = _choice(
-        "remote_write",
-        ("remote_write", "otlp", "import"),
-        "Format that the server accepts; import is VictoriaMetrics'.",
-    )
-    interval_seconds: int = _integer(15, (1, 3600), "Time between two pushes, in seconds.")
-    timeout_seconds: int = _integer(10, (1, 300), "Longest time that a push may take, in seconds.")
+    format: str = _choice("remote_write", ("remote_write", "otlp", "import"))
+    interval_seconds: int = _integer(15, (1, 3600))
+    timeout_seconds: int = _integer(10, (1, 300))
     labels: dict[str, str] = _mapping(
         r"(?!__)(?!(?:le|quantile|instance)$)[a-zA-Z_][a-zA-Z0-9_]*",
         r"[^\x00\ud800-\udfff]{1,1024}",
         "a mapping of label names (letters, digits and _; not instance, le, quantile or __...) to quoted texts",
-        "Labels of every series; job is 'shmstats' unless it is given here.",
     )
-    instance: str | None = _text(
-        None,
-        r"[^\s\x00-\x1f\x7f\ud800-\udfff]{1,255}",
-        "1 to 255 characters without blanks",
-        "The label instance; null: the UUID of the data directory.",
-    )
+    instance: str | None = _text(None, r"[^\s\x00-\x1f\x7f\ud800-\udfff]{1,255}", "1 to 255 characters without blanks")
     headers: dict[str, str] = _mapping(
         r"(?!(?i:host|connection|content-.*|transfer-encoding|expect)$)[!#$%&'*+.^_`|~0-9A-Za-z-]+",
         r"[ -~]+",
         "a mapping of header names (not Host, Connection, Content-... or the like) to quoted ASCII texts",
-        "Headers of every request.",
         secret=True,
     )
-    headers_file: str | None = _text(
-        None, r"/[^\x00]+", "an absolute path", "File of further headers, a line each, read before each push."
-    )
-    ca_file: str | None = _text(
-        None, r"/[^\x00]+", "an absolute path", "PEM file of the certificates to trust, instead of the system's."
-    )
+    headers_file: str | None = _text(None, r"/[^\x00]+", "an absolute path")
+    ca_file: str | None = _text(None, r"/[^\x00]+", "an absolute path")
 
 
 class HistorySettings(SettingsSection):
     """The section ``history``."""
 
-    enabled: bool = _switch(True, "Whether the last 24 hours are kept; only with persist.")
-    series: Sequence[str] = _globs("Series that are kept before others; at most 512 are kept.")
+    enabled: bool = _switch(True)
+    series: Sequence[str] = _globs()
 
 
 class PrometheusSettings(SettingsSection):
     """The section ``prometheus``."""
 
-    namespace: str = _text(
-        "",
-        r"(?:[a-zA-Z_:][a-zA-Z0-9_:]*)?",
-        "letters, digits, _ and :, not a digit first, or ''",
-        "Prefix of every name on the Prometheus page, before an underscore.",
-    )
+    namespace: str = _text("", r"(?:[a-zA-Z_:][a-zA-Z0-9_:]*)?", "letters, digits, _ and :, not a digit first, or ''")
     labels: dict[str, str] = _mapping(
         r"(?!__)(?!(?:category|metric|raw_labels|le|quantile)$)[a-zA-Z_][a-zA-Z0-9_]*",
         r"[^\x00\ud800-\udfff]{1,1024}",
         "a mapping of label names (letters, digits and _; not category, metric, le or __...) to quoted texts",
-        "Labels of every series on the Prometheus page.",
     )
 
 

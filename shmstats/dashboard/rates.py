@@ -32,6 +32,16 @@ class RequestFigures(NamedTuple):
     time: float
 
 
+class _Times(NamedTuple):
+    """A distribution of durations; ``buckets`` has also the empty ones that the document leaves out."""
+
+    bounds: Sequence[float]
+    buckets: npt.NDArray[np.float64]
+    sum: float
+    min: float
+    max: float
+
+
 def request_figures(now: Mapping[str, Any], before: Mapping[str, Any] | None, seconds: float) -> RequestFigures | None:
     """Return the figures of all requests between two documents; None without an earlier one or without requests."""
     requests = now["requests"]
@@ -39,57 +49,49 @@ def request_figures(now: Mapping[str, Any], before: Mapping[str, Any] | None, se
         return None
     earlier = before["requests"] or {"responses": {}, "time": None}
     added = {name: _added(count, earlier["responses"].get(name, 0)) for name, count in requests["responses"].items()}
-    return _figures(
-        sum(added.values()), added.get("5xx", 0), requests, earlier, seconds, now["bounds"], before["bounds"]
-    )
+    times = _times(now, requests), _times(before, earlier)
+    return _figures(sum(added.values()), added.get("5xx", 0), *times, seconds)
 
 
 def route_figures(
     now: Mapping[str, Any], before: Mapping[str, Any] | None, seconds: float
 ) -> list[tuple[dict[str, Any], RequestFigures]]:
     """Return the routes of a document with their figures, ordered by their total time."""
-    known = {(each["method"], each["route"]): each for each in (before["routes"] if before else ())}
-    bounds = before["bounds"] if before else now["bounds"]
+    past = before or now
+    known = {(each["method"], each["route"]): each for each in past["routes"]}
     found = []
     for route in now["routes"]:
-        nothing = {"count": 0, "errors": 0, "time": None}
-        earlier = known.get((route["method"], route["route"]), nothing) if before else route
+        earlier = known.get((route["method"], route["route"]), {"count": 0, "errors": 0, "time": None})
         count, errors = _added(route["count"], earlier["count"]), _added(route["errors"], earlier["errors"])
-        found.append((route, _figures(count, errors, route, earlier, seconds, now["bounds"], bounds)))
+        found.append((route, _figures(count, errors, _times(now, route), _times(past, earlier), seconds)))
     return sorted(found, key=lambda each: (-each[1].time, -each[0]["count"]))
 
 
-def _figures(
-    count: int,
-    errors: int,
-    now: Mapping[str, Any],
-    before: Mapping[str, Any],
-    seconds: float,
-    bounds: Sequence[Any],
-    bounds_before: Sequence[Any],
-) -> RequestFigures:
+def _figures(count: int, errors: int, now: _Times | None, before: _Times | None, seconds: float) -> RequestFigures:
     rate, share = count / seconds, errors / count if count else 0.0
-    if now["time"] is None:
+    if now is None:
         return RequestFigures(rate, share, None, None, 0.0)
-    buckets = _buckets(now["time"], bounds)
-    earlier = before["time"]
-    if earlier is not None and bounds_before[earlier["bounds"]] == bounds[now["time"]["bounds"]]:
-        buckets = np.maximum(buckets - _buckets(earlier, bounds_before), 0)
-    took = _added(now["time"]["sum"], earlier["sum"] if earlier else 0.0)
+    buckets = now.buckets
+    if before is not None and before.bounds == now.bounds:
+        buckets = np.maximum(buckets - before.buckets, 0)
+    took = _added(now.sum, before.sum if before else 0.0)
     if not buckets.any():
         return RequestFigures(rate, share, None, None, took)
-    least, most = now["time"]["min"], now["time"]["max"]
-    found = (float(percentile(each, buckets[None, :], bounds[now["time"]["bounds"]])[0]) for each in (0.5, 0.99))
-    p50, p99 = (min(max(each, least), most) for each in found)
+    found = (float(percentile(each, buckets[None, :], now.bounds)[0]) for each in (0.5, 0.99))
+    p50, p99 = (min(max(each, now.min), now.max) for each in found)
     return RequestFigures(rate, share, p50, p99, took)
 
 
-def _buckets(time: Mapping[str, Any], bounds: Sequence[Any]) -> npt.NDArray[np.float64]:
-    """Return all buckets of a distribution, including the empty ones that the document leaves out."""
-    buckets = np.zeros(len(bounds[time["bounds"]]) + 1)
+def _times(document: Mapping[str, Any], part: Mapping[str, Any]) -> _Times | None:
+    """Return the durations of a part of a document."""
+    time = part["time"]
+    if time is None:
+        return None
+    bounds = document["bounds"][time["bounds"]]
+    buckets = np.zeros(len(bounds) + 1)
     counts = time["buckets"].split()
     buckets[time["first"] : time["first"] + len(counts)] = counts
-    return buckets
+    return _Times(bounds, buckets, time["sum"], time["min"], time["max"])
 
 
 def _added(now: Any, before: Any) -> Any:

@@ -39,11 +39,10 @@ class Dashboard:
         self._order: list[int] = []
         self._texts: list[str] = []
         self._shown: list[tuple[str, str]] = []
-        self._described: dict[int, list[Any]] = {}
         self._backlog: int | None = None
         self._bounds: dict[tuple[float, ...], int] = {}
-        self._bounds_at: dict[int | None, int] = {}
         self._routes: list[tuple[str, str, int | None]] = []
+        self._bounds_of: dict[int, int] = {}
         self._counters = CounterGroups([], [], 0)
 
     def document(
@@ -68,7 +67,7 @@ class Dashboard:
         return {
             "started": round(time.time() - reader.uptime),
             "requests": self._requests_of(values),
-            "routes": self._routes_of(snapshot),
+            "routes": self._routes_of(values),
             "workers": list(worker_figures(reader.served(reader.workers.live()) if served is None else served)),
             "backlog": None if self._backlog is None else items_at(values, [self._backlog])[0],
             "metrics": self._metrics(snapshot, search.casefold()),
@@ -85,9 +84,14 @@ class Dashboard:
         self._texts = [f"{category}.{series}".casefold() for category, series in self._shown]
         order = {category: number for number, category in enumerate(_NOT_OWN, 1)}
         self._order = sorted(range(len(names)), key=lambda i: (order.get(names[i].category, 0), self._shown[i]))
-        self._bounds, self._bounds_at, self._described = {}, {}, {}
         self._backlog = next((i for i, name in enumerate(names) if name.metric == "gunicorn_backlog"), None)
         self._routes, self._counters = _routes_in(names)
+        self._bounds = {}
+        self._bounds_of = {at: self._index(names[at].bounds) for _, _, at in self._routes if at is not None}
+
+    def _index(self, bounds: tuple[float, ...]) -> int:
+        """Return the index of bounds in the list of the document."""
+        return self._bounds.setdefault(bounds, len(self._bounds))
 
     def _requests_of(self, values: Sequence[Value]) -> dict[str, Any] | None:
         overview = dict(zip(self._overview.names, self._overview.values(values), strict=True))
@@ -97,18 +101,17 @@ class Dashboard:
             name.labels[0][1]: value for name, value in overview.items() if name.metric == "responses" and value
         }
         times = ((name, value) for name, value in overview.items() if isinstance(value, Distribution))
-        time = next((_distribution(self._bounds_of(None, [name], 0), brief(value)) for name, value in times), None)
+        time = next((_distribution(self._index(name.bounds), brief(value)) for name, value in times), None)
         return {"source": self._overview.requests, "responses": responses, "time": time}
 
-    def _routes_of(self, snapshot: Snapshot) -> list[dict[str, Any]]:
-        names, values = snapshot.names, snapshot.values
+    def _routes_of(self, values: Sequence[Value]) -> list[dict[str, Any]]:
         succeeded, errors = np.array(self._counters.sums(values), np.int64).reshape(-1, 2).T
         totals = succeeded + errors
         order = np.argsort(-totals, kind="stable")[:MAX_ROWS].tolist()
         shown = [(*self._routes[number], int(totals[number]), int(errors[number])) for number in order]
         timed = [times for _, _, times, *_ in shown if times is not None]
         distributions = {
-            at: _distribution(self._bounds_of(at, names, at), value)
+            at: _distribution(self._bounds_of[at], value)
             for at, value in zip(timed, briefs_at(values, timed), strict=True)
         }
         return [
@@ -122,23 +125,15 @@ class Dashboard:
             for method, route, times, total, failed in shown
         ]
 
-    def _bounds_of(self, key: int | None, names: Sequence[Name], at: int) -> int:
-        """Return the index of the bounds of the name at a position; ``key`` is None for the one over all requests."""
-        bounds = self._bounds_at.get(key)  # comparing two tuples of bounds takes longer
-        if bounds is None:
-            bounds = self._bounds_at[key] = self._bounds.setdefault(names[at].bounds, len(self._bounds))
-        return bounds
-
     def _metrics(self, snapshot: Snapshot, search: str) -> dict[str, Any]:
         texts = self._texts
         found = [i for i in self._order if search in texts[i]] if search else self._order
         shown = found[:MAX_ROWS]
         values = items_at(snapshot.values, shown)
-        described = self._described
-        for i in shown:
-            if i not in described:
-                described[i] = [*self._shown[i], *_kind_and_unit(snapshot.names[i])]
-        rows = [[*described[i], _value(value)] for i, value in zip(shown, values, strict=True)]
+        names = snapshot.names
+        rows = [
+            [*self._shown[i], *_kind_and_unit(names[i]), _value(value)] for i, value in zip(shown, values, strict=True)
+        ]
         return {"total": len(texts), "found": len(found), "rows": rows}
 
 
