@@ -424,27 +424,6 @@ def test_a_fork_just_before_a_lock_is_taken_raises_nothing_in_the_child(core: st
     assert int(python.start(code).finish()) in (2, 3)
 
 
-@pytest.mark.far_from_core
-def test_two_hundred_short_children_leave_no_slots_behind(stats: Any, python: Any, data: Path) -> None:
-    code = """
-        import os
-        from shmstats import stats
-        stats.incr("c", "parent")
-        for number in range(200):
-            pid = os.fork()
-            if pid == 0:
-                stats.incr("c", "child")
-                os._exit(0)
-            os.waitpid(pid, 0)
-        block = stats.shared.attach()
-        print(block.reader.header.number("slots"), len(block.reader.columns.rows_in_use()))
-    """
-    slots, rows = map(int, python.run(code).split())
-    assert slots <= 2
-    assert rows <= 4
-    assert stats.get("c", "child") == 200
-
-
 @pytest.mark.parametrize("way", ["subprocess", "posix_spawn", "system", "vfork"])
 def test_programs_started_by_a_worker_do_not_affect_it(stats: Any, python: Any, way: str) -> None:
     code = """

@@ -53,7 +53,7 @@ def test_creation_times_saved_by_version_0_1_are_restored(program: Program, data
     )
 
 
-# Remains of the multiprocess mode in an application----------------------------------------------------------
+# Remains of the multiprocess mode in an application ----------------------------------------------------------
 
 
 @only_the_c_core

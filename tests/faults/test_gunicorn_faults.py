@@ -1,8 +1,7 @@
-"""What gunicorn does to its workers, and what is done to it, under load.
+"""Faults of gunicorn under load: aborted workers, upgrades, recycling, a failing boot, a killed master, storms.
 
-``tests/real/test_gunicorn.py`` has ``HUP``, ``TTIN`` and ``TTOU``, recycling, the upgrade by ``USR2`` and
-``TERM``, and the kill of everything. Here are the aborted worker, the other endings of an upgrade, recycling with
-jitter, an application that does not boot, the killed master; and all of them at random.
+``tests/real/test_gunicorn.py`` has reloads by ``HUP``, ``TTIN`` and ``TTOU``, and the upgrade by ``USR2`` and ``TERM``;
+``tests/real/test_persistence.py`` has the kill of all processes.
 """
 
 from __future__ import annotations
@@ -182,7 +181,9 @@ def test_no_count_is_lost_or_doubled_by_recycling_with_jitter(tmp_path: Path, op
             load.more(200)
         assert counted_once(load, server.total())
         assert len(load.answered) > 3, "no worker was recycled"
-        assert server.document()["pool"]["rows"]["used"] <= 6
+        document = server.document()
+        assert document["pool"]["rows"]["used"] <= 6
+        assert document["pool"]["cells"]["bytes"] <= 8 * 4096
 
 
 @pytest.mark.thorough

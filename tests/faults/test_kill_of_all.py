@@ -1,7 +1,7 @@
 """SIGKILL of every process at once during any operation, and the next start.
 
-Under gunicorn the same is in ``tests/real/test_gunicorn.py`` and ``test_persistence.py``; that a dead block is
-adopted with its locks, and by the other core, in ``tests/block/test_block.py``.
+``tests/real/test_persistence.py`` has the same under gunicorn, and ``tests/block/test_block.py`` the adoption of a dead
+block with its locks, also by the other core.
 """
 
 from __future__ import annotations

@@ -361,21 +361,6 @@ def test_a_function_gives_the_value_of_a_gauge_in_its_worker(program: Program) -
 
 
 @only_the_c_core
-def test_a_forked_child_has_the_functions_of_gauges(program: Program) -> None:
-    program("""
-        counter = Counter("counter", "C.")
-        Gauge("pids", "P.", multiprocess_mode="liveall").set_function(os.getpid)
-        workers = [Worker(counter.inc) for _ in range(2)]
-        for worker in workers:
-            worker.call()
-        pids = [os.getpid(), *(worker.pid for worker in workers)]
-        assert scrape(prefix="pids") == {f"pids,pid={pid}": pid for pid in pids}
-        for worker in workers:
-            worker.end()
-    """)
-
-
-@only_the_c_core
 def test_functions_of_gauges_are_kept_over_close_and_attach(program: Program) -> None:
     program("""
         import shmstats
@@ -1075,16 +1060,6 @@ def test_a_full_block_never_fails_a_counting_call(program: Program, configure: C
         """,
         quiet=False,
     )
-
-
-@only_the_c_core
-def test_the_metrics_are_shown_in_the_json_of_the_block(program: Program) -> None:
-    program("""
-        Counter("requests", "R.", ["method"]).labels("GET").inc(2)
-        from shmstats.export import to_document
-        document = to_document(stats.read())
-        assert document["prometheus_client"]['requests_total{method="GET"}'] == 2
-    """)
 
 
 def test_a_false_part_of_a_metric_does_not_break_a_page(program: Program) -> None:

@@ -84,18 +84,6 @@ def test_no_count_is_lost_or_doubled_when_workers_are_added_and_removed(server: 
 
 
 @pytest.mark.thorough
-def test_no_count_is_lost_or_doubled_when_workers_are_recycled(tmp_path: Path, options: tuple[str, ...]) -> None:
-    with Gunicorn(tmp_path, *options, "--max-requests", "50") as server:
-        with Load(server) as load:
-            load.more(700)
-        assert_counted_once(server, load)
-        assert len(load.answered) > 8, "no worker was recycled"
-        document = server.document()
-        assert document["pool"]["rows"]["used"] <= 8
-        assert document["pool"]["cells"]["bytes"] <= 8 * 4096
-
-
-@pytest.mark.thorough
 def test_no_count_is_lost_or_doubled_by_an_upgrade_of_the_master(server: Gunicorn) -> None:
     with Load(server) as load:
         load.more(150)
@@ -115,25 +103,6 @@ def test_no_count_is_lost_or_doubled_by_an_upgrade_of_the_master(server: Gunicor
             os.kill(successor, signal.SIGTERM)
             wait_until(lambda: not Path(f"/proc/{successor}").exists(), "the second master's end")
     assert load.total <= counted <= load.total + load.failed
-
-
-def test_nothing_is_lost_if_all_processes_are_killed_at_once(tmp_path: Path, options: tuple[str, ...]) -> None:
-    server = Gunicorn(tmp_path, *options).start()
-    with Load(server) as load:
-        load.more(300)
-        server.kill_group()
-    with server:
-        assert_counted_once(server, load)
-
-
-@pytest.mark.thorough
-def test_nothing_is_lost_over_an_ordinary_restart(tmp_path: Path, options: tuple[str, ...]) -> None:
-    server = Gunicorn(tmp_path, *options)
-    with server, Load(server) as load:
-        load.more(300)
-    with server:
-        assert server.total() == load.total
-        assert load.failed == 0
 
 
 def test_a_preloaded_application_counts_in_its_workers(tmp_path: Path, options: tuple[str, ...]) -> None:
