@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+#: The cells of a block: the block, the offset of the cells, the bytes from one row to the next, the rows, the offset of
+#: the bitmaps of pages with memory, and the bytes from one to the next.
+Grid = tuple[memoryview, int, int, int, int, int]
+
 #: Text before the category of each line, text after it, and text before the category of the line with the creation time
 #: (empty: no such line). For a histogram these are for its buckets; then follow the text before the category in the
 #: lines of sum and count, the divisor of the sum, and for each bucket line its number and the text after the labels.
@@ -20,51 +24,34 @@ Text = bytes | memoryview
 class Bulk(Protocol):
     """The functions. All arguments that state places in other ones are checked."""
 
-    def sum_columns(
-        self, block: memoryview, cells: int, row_bytes: int, rows: int, pages: int, bitmap_bytes: int, columns: int
-    ) -> bytearray:
-        """Return the sums of the first ``columns`` columns over all rows, as 64-bit integers, saturated.
+    def sum_columns(self, *arguments: *tuple[*Grid, int]) -> bytearray:
+        """Return the sums of the first columns over all rows, as 64-bit integers, saturated.
 
-        The places of the cells and of the bitmaps of reserved pages are given by offset and by the bytes from
-        one row to the next; pages that are not reserved are not read. Anything outside of the block raises BufferError.
+        Pages without memory are not read. Anything outside of the block raises BufferError.
+
+        Args:
+            arguments: the grid, and the number of columns.
         """
 
-    def merge_histograms(
-        self,
-        block: memoryview,
-        cells: int,
-        row_bytes: int,
-        rows: int,
-        pages: int,
-        bitmap_bytes: int,
-        totals: bytearray,
-        spans: bytes,
-    ) -> None:
+    def merge_histograms(self, *arguments: *tuple[*Grid, bytearray, bytes]) -> None:
         """Store the totals of histograms in a row of totals, over the sums of their columns.
 
-        The values of each row are of one moment. A bucket is saturated, the sum and the maximum are finite. The block
-        and the places in it are given as for `sum_columns`; ``totals`` is the result of that; ``spans`` are the first
-        column and the width of each histogram (u32). Anything outside of the block or the totals raises BufferError.
+        The values of each row are of one moment. A bucket is saturated, the sum and the maximum are finite. Anything
+        outside of the block or the totals raises BufferError.
+
+        Args:
+            arguments: the grid, the result of `sum_columns`, and the first column and the width of each histogram
+                (u32).
         """
 
-    def sum_contributions(
-        self,
-        block: memoryview,
-        cells: int,
-        row_bytes: int,
-        rows: int,
-        pages: int,
-        bitmap_bytes: int,
-        columns: int,
-        gauges: bytes,
-        of_live: bytes,
-        living: bytes,
-    ) -> list[int | float]:
+    def sum_contributions(self, *arguments: *tuple[*Grid, int, bytes, bytes, bytes]) -> list[int | float]:
         """Return the sums of contributions to some gauges, an int if all contributions are ints.
 
-        The block and the places in it are given as for `sum_columns`; then the first column of each gauge (u32),
-        whether only the contributions of living workers count (u8), and the signatures of these, ascending (u64).
         Anything outside of the block raises BufferError.
+
+        Args:
+            arguments: the grid, the number of columns, the first column of each gauge (u32), whether only the
+                contributions of living workers count (u8), and the signatures of these, ascending (u64).
         """
 
     def add_counters(self, totals: bytes | bytearray, cells: bytes, groups: bytes, count: int) -> bytearray:

@@ -617,11 +617,11 @@ class Series:
             self._scale = found
         self._cells, self._generation, self._monotonic = cells, generation, monotonic
 
-    def _bind_at_once(self, *others: Series) -> bool:
-        """Bind the handle by the `Registrar` of its recorder, and one other handle with it, in one step.
+    def _bind_at_once(self) -> bool:
+        """Bind the handle by the `Registrar` of its recorder, to its own name, never to the overflow set.
 
         Returns:
-            Whether both are bound, each to its own name, never to the overflow set. Always False in Python.
+            Whether it is bound. Always False in Python.
         """
         return False
 

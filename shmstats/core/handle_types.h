@@ -39,37 +39,6 @@ hand_over(Series *self, PyObject *method, PyObject *const *args, Py_ssize_t narg
     return call_missed(self->recorder, method, all, nargs + 1, kwnames);
 }
 
-static __attribute__((noinline)) PyObject *
-Counter_move(Series *self, int sign, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-    if (UNLIKELY(!gives_n_alone(self->state, nargs, kwnames))) {
-        if (sign > 0 && kwnames != NULL) /* an exemplar, or a mistake, which Python reports */
-            return hand_over(self, self->state->str_count_with_exemplar, args, nargs, kwnames);
-        return refuse(self->state, sign, kwnames);
-    }
-    PyObject *n = nargs == 0 && kwnames == NULL ? NULL : args[0];
-    Outcome outcome = count_object(self, sign, n);
-    if (LIKELY(outcome == DONE))
-        Py_RETURN_NONE;
-    return outcome == MISS ? count_missed(self, sign, n) : NULL;
-}
-
-static PyObject *
-Counter_incr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-    int fits = gives_n_alone(self->state, nargs, kwnames), is_given = !(LIKELY(nargs == 0) && LIKELY(kwnames == NULL));
-    int64_t n = LIKELY(!is_given) || !fits ? 1 : small_integer(args[0], &fits);
-    if (LIKELY(fits) && LIKELY(is_bound(self)) && LIKELY(add_at_once(self->cells, self->cell, self->generation, n)))
-        Py_RETURN_NONE;
-    return Counter_move(self, 1, args, nargs, kwnames);
-}
-
-static PyObject *
-Counter_decr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-    return Counter_move(self, -1, args, nargs, kwnames);
-}
-
 /* Whether a bound gauge may be set here. If another worker owns the contribution, Python must check if it lives. */
 static inline int
 is_ours(const Series *series)
@@ -78,18 +47,6 @@ is_ours(const Series *series)
         return 1;
     int64_t owner = load_value(series->cell, OWNER);
     return owner == series->by.owner || owner == 0;
-}
-
-/* Store a number in a bound gauge or timestamp. */
-static inline Outcome
-set_number(Series *series, Number number)
-{
-    if (LIKELY(lock_at_once(series->cells, series->cell, series->generation))) {
-        contribute(series->cell, number, series->by);
-        unlock(series->cell);
-        return DONE;
-    }
-    return set_patiently(series, number);
 }
 
 static Outcome
@@ -108,8 +65,7 @@ note_now(Series *series)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    return is_bound(series) ? set_number(series, (Number){1, (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000, 0.0})
-                            : MISS;
+    return set_number(series, (Number){1, (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000, 0.0});
 }
 
 static PyObject *
@@ -131,37 +87,53 @@ move_object(Series *series, int sign, PyObject *given)
     if (UNLIKELY(given != NULL && !plain_number(given, &n)) || UNLIKELY(!isfinite(n.real))
         || UNLIKELY(n.is_integer && n.integer == INT64_MIN) || UNLIKELY(!is_ready(series)))
         return MISS;
-    n = sign < 0 ? (Number){n.is_integer, -n.integer, -n.real} : n;
-    if (LIKELY(lock_at_once(series->cells, series->cell, series->generation))) {
-        Outcome outcome = add_locked(series->cell, n, series->by, 0, 1);
-        unlock(series->cell);
-        return outcome;
-    }
-    return move_patiently(series, n);
+    return move_by(series, sign < 0 ? (Number){n.is_integer, -n.integer, -n.real} : n);
 }
 
-static PyObject *
-Gauge_move(Series *self, int sign, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+/* Add sign * n (1 for NULL) to a counter or gauge. */
+static inline Outcome
+count_or_move(Series *series, int sign, PyObject *n)
 {
-    if (UNLIKELY(!gives_n_alone(self->state, nargs, kwnames)))
+    return LIKELY(series->kind == COUNTER) ? count_object(series, sign, n)
+           : series->kind == GAUGE         ? move_object(series, sign, n)
+                                           : MISS;
+}
+
+static __attribute__((noinline)) PyObject *
+Series_move(Series *self, int sign, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    if (UNLIKELY(!gives_n_alone(self->state, nargs, kwnames))) {
+        if (self->kind == COUNTER && sign > 0 && kwnames != NULL) /* an exemplar, or a mistake, which Python reports */
+            return hand_over(self, self->state->str_count_with_exemplar, args, nargs, kwnames);
         return refuse(self->state, sign, kwnames);
+    }
     PyObject *n = nargs == 0 && kwnames == NULL ? NULL : args[0];
-    Outcome outcome = move_object(self, sign, n);
+    Outcome outcome = count_or_move(self, sign, n);
     if (LIKELY(outcome == DONE))
         Py_RETURN_NONE;
     return outcome == MISS ? count_missed(self, sign, n) : NULL;
 }
 
 static PyObject *
-Gauge_incr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+Counter_incr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    return Gauge_move(self, 1, args, nargs, kwnames);
+    int fits = gives_n_alone(self->state, nargs, kwnames), is_given = !(LIKELY(nargs == 0) && LIKELY(kwnames == NULL));
+    int64_t n = LIKELY(!is_given) || !fits ? 1 : small_integer(args[0], &fits);
+    if (LIKELY(fits) && LIKELY(is_bound(self)) && LIKELY(add_at_once(self->cells, self->cell, self->generation, n)))
+        Py_RETURN_NONE;
+    return Series_move(self, 1, args, nargs, kwnames);
 }
 
 static PyObject *
-Gauge_decr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+Gauge_incr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    return Gauge_move(self, -1, args, nargs, kwnames);
+    return Series_move(self, 1, args, nargs, kwnames);
+}
+
+static PyObject *
+Series_decr(Series *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return Series_move(self, -1, args, nargs, kwnames);
 }
 
 /* Observe a value; MISS if it is negative, infinite or NaN. */
@@ -226,21 +198,21 @@ static PyGetSetDef Series_getset[] = {
 
 static PyMethodDef Series_methods[] = {
     {"_bind", (PyCFunction)Series_bind, METH_VARARGS, NULL},
-    {"_bind_at_once", FUNCTION(Series__bind_at_once), METH_FASTCALL, NULL},
+    NO_ARGUMENTS(Series, _bind_at_once),
     {"__reduce__", (PyCFunction)Series_reduce, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
 static PyMethodDef Counter_methods[] = {
     {"incr", FUNCTION(Counter_incr), FASTCALL, PyDoc_STR("incr($self, /, n=1, *, exemplar=None)\n--\n\nAdd n.")},
-    {"decr", FUNCTION(Counter_decr), FASTCALL, PyDoc_STR("decr($self, /, n=1)\n--\n\nSubtract n.")},
+    {"decr", FUNCTION(Series_decr), FASTCALL, PyDoc_STR("decr($self, /, n=1)\n--\n\nSubtract n.")},
     {NULL, NULL, 0, NULL},
 };
 
 static PyMethodDef Gauge_methods[] = {
     {"set", (PyCFunction)Gauge_set, METH_O, PyDoc_STR("set($self, value, /)\n--\n\nSet the gauge.")},
     {"incr", FUNCTION(Gauge_incr), FASTCALL, PyDoc_STR("incr($self, /, n=1)\n--\n\nAdd n.")},
-    {"decr", FUNCTION(Gauge_decr), FASTCALL, PyDoc_STR("decr($self, /, n=1)\n--\n\nSubtract n.")},
+    {"decr", FUNCTION(Series_decr), FASTCALL, PyDoc_STR("decr($self, /, n=1)\n--\n\nSubtract n.")},
     {NULL, NULL, 0, NULL},
 };
 

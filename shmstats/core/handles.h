@@ -38,7 +38,7 @@ is_bound(const Series *series)
 
 /* Bind a handle that is not bound, or no longer, if the fast path can; returns whether it is bound (registering.h). */
 static int bind_at_once(Series *series);
-static PyObject *Series__bind_at_once(Series *self, PyObject *const *args, Py_ssize_t nargs);
+static PyObject *Series__bind_at_once(Series *self, PyObject *ignored);
 
 static inline int
 is_ready(Series *series)
@@ -46,7 +46,7 @@ is_ready(Series *series)
     return is_bound(series) || bind_at_once(series);
 }
 
-/* Do an operation on a series that may have to wait, or to flush a buffer. It needs a reference to the cells, because
+/* Operations on a bound series that may have to wait, or to flush a buffer. Each needs a reference to the cells, because
  * the handle may be bound elsewhere while other threads run. */
 #define PATIENTLY(name, operation, ...)                                                                                \
     static __attribute__((noinline)) Outcome name(Series *series, __VA_ARGS__)                                         \
@@ -59,8 +59,8 @@ is_ready(Series *series)
         return outcome;                                                                                                \
     }
 PATIENTLY(count_patiently, add_integer(cells, series->cell, series->generation, n), int64_t n)
-PATIENTLY(set_patiently, set_gauge(cells, series->cell, series->generation, value, series->by), Number value)
-PATIENTLY(move_patiently, add_to_gauge(cells, series->cell, series->generation, n, series->by, 0, 1), Number n)
+PATIENTLY(set_number, set_gauge(cells, series->cell, series->generation, value, series->by), Number value)
+PATIENTLY(move_by, add_to_gauge(cells, series->cell, series->generation, n, series->by, 0, 1), Number n)
 PATIENTLY(observe_patiently, observe(cells, series->cell, series->generation, bucket, value), Py_ssize_t bucket,
           double value)
 

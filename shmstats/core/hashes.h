@@ -1,67 +1,51 @@
 /* Sets of texts, stored as hashes of 64 bits: two texts with the same hash count as equal. */
 
-typedef struct {
-    uint64_t *slots; /* 0: free */
-    size_t size, used;
-} Hashes;
-
-/* Make room for so many hashes; -1 with an exception set. */
+/* Make a set with room for so many hashes; -1 with an exception set. */
 static int
-open_hashes(Hashes *hashes, size_t most)
+open_hashes(Table *hashes, size_t most)
 {
-    *hashes = (Hashes){NULL, 16, 0};
-    while (hashes->size < 2 * most)
-        hashes->size *= 2;
-    hashes->slots = calloc(hashes->size, sizeof *hashes->slots);
-    return hashes->slots == NULL ? PyErr_NoMemory(), -1 : 0;
+    uint32_t slots = 16;
+    while (slots <= 2 * most && slots < 1u << 30)
+        slots *= 2;
+    return make_table(hashes, slots) < 0 ? PyErr_NoMemory(), -1 : 0;
+}
+
+/* The slot of a hash, or the free slot where the search ends. */
+static uint32_t
+slot_of(const Table *hashes, uint64_t hash)
+{
+    uint32_t slot = (uint32_t)hash & hashes->mask;
+    while (hashes->entries[slot] != 0 && hashes->hashes[slot] != hash)
+        slot = (slot + 1) & hashes->mask;
+    return slot;
 }
 
 static int
-has_hash(const Hashes *hashes, uint64_t hash)
+has_hash(const Table *hashes, uint64_t hash)
 {
-    size_t slot = hash & (hashes->size - 1);
-    while (hashes->slots[slot] != 0 && hashes->slots[slot] != hash)
-        slot = (slot + 1) & (hashes->size - 1);
-    return hashes->slots[slot] != 0;
+    return hashes->entries[slot_of(hashes, hash)] != 0;
 }
 
 /* Add a hash; 1: it was not there, 0: it was, -1 with an exception set. */
 static int
-add_hash(Hashes *hashes, uint64_t hash)
+add_hash(Table *hashes, uint64_t hash)
 {
-    if (2 * hashes->used >= hashes->size) {
-        Hashes more, former = *hashes;
-        if (open_hashes(&more, hashes->size) < 0)
-            return -1;
-        *hashes = more;
-        for (size_t i = 0; i < former.size; i++) {
-            if (former.slots[i] != 0)
-                add_hash(hashes, former.slots[i]);
-        }
-        free(former.slots);
-    }
-    size_t slot = hash & (hashes->size - 1);
-    while (hashes->slots[slot] != 0) {
-        if (hashes->slots[slot] == hash)
-            return 0;
-        slot = (slot + 1) & (hashes->size - 1);
-    }
-    hashes->slots[slot] = hash;
-    hashes->used++;
-    return 1;
+    uint32_t slot = slot_of(hashes, hash);
+    if (hashes->entries[slot] != 0)
+        return 0;
+    return put_entry(hashes, slot, hash) < 0 ? PyErr_NoMemory(), -1 : 1;
 }
 
 static uint64_t
 hash_of_part(Part part)
 {
     static const uint64_t salt[2] = {0, 0};
-    uint64_t hash = long_hash_of(part.text, part.size, salt);
-    return hash ? hash : 1;
+    return long_hash_of(part.text, part.size, salt);
 }
 
 /* Store the hashes of the texts of a collection; -1 with an exception set. */
 static int
-hash_all(Hashes *hashes, PyObject *texts)
+hash_all(Table *hashes, PyObject *texts)
 {
     PyObject *list = PySequence_List(texts);
     int failed = list == NULL || open_hashes(hashes, (size_t)PyList_GET_SIZE(list)) < 0;
@@ -79,12 +63,12 @@ hash_all(Hashes *hashes, PyObject *texts)
 static int
 has_twice(const Bytes *hashes)
 {
-    Hashes seen;
+    Table seen = {.used = 0};
     size_t n = hashes->used / sizeof(uint64_t);
     const uint64_t *hash = (const uint64_t *)(const void *)hashes->start;
     int added = open_hashes(&seen, n) < 0 ? -1 : 1;
     for (size_t i = 0; i < n && added > 0; i++)
         added = add_hash(&seen, hash[i]);
-    free(seen.slots);
+    free_table(&seen);
     return added < 0 ? -1 : !added;
 }

@@ -1,5 +1,5 @@
-/* JSON lists (RFC 8259), read value by value: integers, numbers and strings of complete characters. Other values stay
- * where they are, and only the place of their text is returned, without a check whether it is JSON. */
+/* JSON lists (RFC 8259), read value by value: integers, numbers and strings with few escapes. Other values stay where they
+ * are, and only the place of their text is returned, without a check whether it is JSON. */
 
 /* A list. */
 typedef struct {
@@ -91,64 +91,21 @@ take_integer(List *list, int64_t *integer)
     return 1;
 }
 
-/* Read the four hexadecimal digits of an escape; -1 if they are not such digits. */
-static int32_t
-read_hex(const unsigned char *at, const unsigned char *end)
+/* The character of an escape as plan_save writes it (a quote, a backslash or a control character), and move past it; -1
+ * for any other. */
+static int
+read_escape(const unsigned char **at, const unsigned char *end)
 {
-    int32_t code = 0;
-    for (int i = 0; i < 4; i++) {
-        int byte = at + i < end ? at[i] | 0x20 : 0;
-        if (!is_digit(at + i, end) && (byte < 'a' || byte > 'f'))
-            return -1;
-        code = code << 4 | (byte < 'a' ? byte - '0' : byte - 'a' + 10);
-    }
-    return code;
-}
-
-static unsigned char *
-write_utf8(unsigned char *to, uint32_t code)
-{
-    if (code < 0x80) {
-        *to++ = (unsigned char)code;
-        return to;
-    }
-    int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
-    *to++ = (unsigned char)(0xFF00 >> (more + 1) | code >> 6 * more);
-    while (more-- > 0)
-        *to++ = (unsigned char)(0x80 | (code >> 6 * more & 0x3F));
-    return to;
-}
-
-/* Read an escape, and move past it; returns the end of the character's UTF-8, NULL if it is not an escape, or half a
- * pair of surrogates. */
-static unsigned char *
-read_escape(const unsigned char **at, const unsigned char *end, unsigned char *to)
-{
-    static const char escapes[] = "\"\"\\\\//b\bf\fn\nr\rt\t";
     const unsigned char *p = *at + 1;
-    if (p < end && *p != 'u') {
-        for (const char *escape = escapes; *escape; escape += 2) {
-            if (*p == (unsigned char)*escape) {
-                *at = p + 1;
-                *to = (unsigned char)escape[1];
-                return to + 1;
-            }
-        }
-        return NULL;
+    if (p < end && (*p == '"' || *p == '\\')) {
+        *at = p + 1;
+        return *p;
     }
-    int32_t code = read_hex(p + 1, end);
-    p += 5;
-    if (code >= 0xD800 && code < 0xDC00 && end - p >= 6 && p[0] == '\\' && p[1] == 'u') {
-        int32_t low = read_hex(p + 2, end);
-        if (low < 0xDC00 || low >= 0xE000)
-            return NULL;
-        code = 0x10000 + ((code - 0xD800) << 10 | (low - 0xDC00));
-        p += 6;
-    }
-    if (code < 0 || (code >= 0xD800 && code < 0xE000))
-        return NULL;
-    *at = p;
-    return write_utf8(to, (uint32_t)code);
+    if (end - p < 5 || memcmp(p, "u00", 3) != 0 || (p[3] != '0' && p[3] != '1'))
+        return -1;
+    int low = is_digit(p + 4, end) ? p[4] - '0' : p[4] >= 'a' && p[4] <= 'f' ? p[4] - 'a' + 10 : -1;
+    *at = p + 5;
+    return low < 0 ? -1 : (p[3] - '0') << 4 | low;
 }
 
 /* Whether each byte of a word may be unescaped in a string. */
@@ -158,8 +115,8 @@ is_plain(uint64_t word)
     return !(nuls_in(word ^ '"' * EACH_BYTE) | nuls_in(word ^ '\\' * EACH_BYTE) | nuls_in(word & 0xE0 * EACH_BYTE));
 }
 
-/* Take a string as UTF-8 into a buffer with as many bytes as the list; returns its length, or -1 if there is no string
- * of complete characters. */
+/* Take a string as UTF-8 into a buffer with as many bytes as the list; returns its length, or -1 if there is no string,
+ * or it has escapes that plan_save does not write. */
 static Py_ssize_t
 take_string(List *list, unsigned char *to)
 {
@@ -174,8 +131,11 @@ take_string(List *list, unsigned char *to)
             to += sizeof word;
         } else if (*at >= 0x20 && *at != '\\') {
             *to++ = *at++;
-        } else if (*at != '\\' || (to = read_escape(&at, end, to)) == NULL) {
-            return -1;
+        } else {
+            int character = *at == '\\' ? read_escape(&at, end) : -1;
+            if (character < 0)
+                return -1;
+            *to++ = (unsigned char)character;
         }
     }
     return at < end && go_on(list, at + 1) ? to - start : -1;

@@ -17,7 +17,7 @@ typedef struct {
     PyObject *buckets; /* list by metric numbers: buckets of its histograms; 0: none is simple, -1: no series is */
     PyObject *carried; /* set: positions of histograms with observations from other buckets */
     int64_t latest;
-    Hashes numbered;        /* metrics with a number */
+    Table numbered;         /* metrics with a number */
     Bytes hashes;           /* of all keys */
     Bytes aside;
     Grown keys, records, cells;
@@ -301,6 +301,6 @@ pack_series(PyObject *Py_UNUSED(module), PyObject *args)
     Py_XDECREF(self.cells.bytes);
     free(self.aside.start);
     free(self.hashes.start);
-    free(self.numbered.slots);
+    free_table(&self.numbered);
     return result;
 }

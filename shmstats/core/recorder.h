@@ -81,18 +81,14 @@ find_at_once(const Recorder *self, const PyObject *category, const PyObject *met
 static inline Series *
 find(Recorder *self, PyObject *category, PyObject *metric)
 {
-    size_t first = shortcut_of(category, metric);
-    Shortcut *shortcut = &self->shortcuts[first];
-    if (LIKELY(shortcut->metric == metric && shortcut->category == category))
-        return shortcut->series;
-    Shortcut *other = &self->shortcuts[first ^ 1];
-    if (LIKELY(other->metric == metric && other->category == category))
-        return other->series;
-    Series *series = look_up(self, category, metric);
+    Series *series = find_at_once(self, category, metric);
+    if (LIKELY(series != NULL))
+        return series;
+    series = look_up(self, category, metric);
     if (series != NULL && series->category == category && series->metric == metric) {
-        if (shortcut->series != NULL && other->series == NULL)
-            shortcut = other;
-        *shortcut = (Shortcut){category, metric, series};
+        size_t first = shortcut_of(category, metric);
+        int is_second = self->shortcuts[first].series != NULL && self->shortcuts[first ^ 1].series == NULL;
+        self->shortcuts[is_second ? first ^ 1 : first] = (Shortcut){category, metric, series};
     }
     return series;
 }
@@ -232,12 +228,8 @@ record_count(Recorder *self, PyObject *method, int sign, PyObject *const *args, 
     Series *made = NULL;
     if (UNLIKELY(found.series == NULL))
         found.series = made = make_handle(self, self->state->Counter, args, nargs, kwnames);
-    if (LIKELY(found.series != NULL)) {
-        if (LIKELY(found.series->kind == COUNTER))
-            outcome = count_object(found.series, sign, found.what);
-        else if (found.series->kind == GAUGE)
-            outcome = move_object(found.series, sign, found.what);
-    }
+    if (LIKELY(found.series != NULL))
+        outcome = count_or_move(found.series, sign, found.what);
     Py_XDECREF(made);
     return finish(self, outcome, method, args, nargs, kwnames);
 }
@@ -264,20 +256,36 @@ CALL(decr)
     return record_count(self, self->state->str_decr, -1, args, nargs, kwnames);
 }
 
-CALL(gauge)
+/* A call that sets or observes a value; without a value it returns the handle. */
+static inline PyObject *
+record_value(Recorder *self, int kind, PyTypeObject *type, PyObject *word, Outcome (*operation)(Series *, PyObject *),
+             PyObject *method, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     Outcome outcome = MISS;
-    Found found = find_called(self, GAUGE, args, nargs, kwnames, self->state->kw_value);
+    Found found = find_called(self, kind, args, nargs, kwnames, word);
     Series *made = NULL;
     if (UNLIKELY(found.series == NULL) && nargs == 3)
-        found.series = made = make_handle(self, self->state->Gauge, args, nargs, kwnames);
-    if (LIKELY(found.series != NULL && found.series->kind == GAUGE)) {
+        found.series = made = make_handle(self, type, args, nargs, kwnames);
+    if (LIKELY(found.series != NULL && found.series->kind == kind)) {
         if (UNLIKELY(found.what == NULL))
             return Py_NewRef((PyObject *)found.series);
-        outcome = set_object(found.series, found.what);
+        outcome = operation(found.series, found.what);
     }
     Py_XDECREF(made);
-    return finish(self, outcome, self->state->str_gauge, args, nargs, kwnames);
+    return finish(self, outcome, method, args, nargs, kwnames);
+}
+
+CALL(gauge)
+{
+    State *state = self->state;
+    return record_value(self, GAUGE, state->Gauge, state->kw_value, set_object, state->str_gauge, args, nargs, kwnames);
+}
+
+CALL(timing)
+{
+    State *state = self->state;
+    return record_value(self, HISTOGRAM, state->Histogram, state->kw_milliseconds, observe_object, state->str_timing, args,
+                        nargs, kwnames);
 }
 
 CALL(absolute)
@@ -299,44 +307,33 @@ CALL(timestamp)
     return finish(self, outcome, self->state->str_timestamp, args, nargs, kwnames);
 }
 
-CALL(timing)
+/* The handle for a call that has no value, borrowed; NULL if that is left to Python. */
+static inline Series *
+find_handle(Recorder *self, int kind, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    Outcome outcome = MISS;
-    Found found = find_called(self, HISTOGRAM, args, nargs, kwnames, self->state->kw_milliseconds);
-    Series *made = NULL;
-    if (UNLIKELY(found.series == NULL) && nargs == 3)
-        found.series = made = make_handle(self, self->state->Histogram, args, nargs, kwnames);
-    if (LIKELY(found.series != NULL && found.series->kind == HISTOGRAM)) {
-        if (UNLIKELY(found.what == NULL))
-            return Py_NewRef((PyObject *)found.series);
-        outcome = observe_object(found.series, found.what);
-    }
-    Py_XDECREF(made);
-    return finish(self, outcome, self->state->str_timing, args, nargs, kwnames);
+    Found found = find_called(self, kind, args, nargs, kwnames, NULL);
+    return LIKELY(found.series != NULL && found.series->kind == kind) && LIKELY(found.what == NULL) ? found.series : NULL;
 }
 
 CALL(counter)
 {
-    Found found = find_called(self, COUNTER, args, nargs, kwnames, NULL);
-    if (LIKELY(found.series != NULL && found.series->kind == COUNTER) && found.what == NULL)
-        return Py_NewRef((PyObject *)found.series);
-    return call_missed((PyObject *)self, self->state->str_counter, args, nargs, kwnames);
+    Series *series = find_handle(self, COUNTER, args, nargs, kwnames);
+    return series != NULL ? Py_NewRef((PyObject *)series)
+                          : call_missed((PyObject *)self, self->state->str_counter, args, nargs, kwnames);
 }
 
 CALL(histogram)
 {
-    Found found = find_called(self, HISTOGRAM, args, nargs, kwnames, NULL);
-    if (LIKELY(found.series != NULL && found.series->kind == HISTOGRAM) && found.what == NULL)
-        return Py_NewRef((PyObject *)found.series);
-    return call_missed((PyObject *)self, self->state->str_histogram, args, nargs, kwnames);
+    Series *series = find_handle(self, HISTOGRAM, args, nargs, kwnames);
+    return series != NULL ? Py_NewRef((PyObject *)series)
+                          : call_missed((PyObject *)self, self->state->str_histogram, args, nargs, kwnames);
 }
 
 CALL(timer)
 {
-    Found found = find_called(self, HISTOGRAM, args, nargs, kwnames, NULL);
-    if (LIKELY(found.series != NULL && found.series->kind == HISTOGRAM) && LIKELY(found.what == NULL)
-        && LIKELY(self->timer_type != NULL))
-        return lend_timer((PyTypeObject *)self->timer_type, found.series);
+    Series *series = find_handle(self, HISTOGRAM, args, nargs, kwnames);
+    if (LIKELY(series != NULL) && LIKELY(self->timer_type != NULL))
+        return lend_timer((PyTypeObject *)self->timer_type, series);
     return call_missed((PyObject *)self, self->state->str_timer, args, nargs, kwnames);
 }
 

@@ -116,8 +116,6 @@ typedef struct {
     Outcome outcome;
 } Binding;
 
-enum { MOST_BINDINGS = 2 }; /* handles that are bound together */
-
 /* Find or add a series; MISS if that is left to Python. The table lock is held. */
 static Outcome
 find_or_add(Registrar *self, Binding *binding)
@@ -210,19 +208,17 @@ is_true(PyObject *answer)
     return truth;
 }
 
-/* Under the table lock, find or add the names that were not found without it. Nothing here waits for another thread,
- * and no signal handler in Python runs. */
+/* Under the table lock, find or add a name that was not found without it. Nothing here waits for another thread, and no
+ * signal handler in Python runs. */
 static void
-register_names(Registrar *self, Binding *bindings, Py_ssize_t n)
+register_name(Registrar *self, Binding *binding)
 {
     if (is_true(PyObject_CallNoArgs(self->is_owned)) != 0
         || is_true(PyObject_CallOneArg(self->acquire, Py_False)) != 1)
         return;
     if (is_open(self) && has_file(self) && set_table_lock(self, F_WRLCK)) {
-        for (Py_ssize_t i = 0; i < n; i++) {
-            if (bindings[i].outcome == MISS && is_open(self))
-                bindings[i].outcome = find_or_add(self, &bindings[i]);
-        }
+        if (is_open(self))
+            binding->outcome = find_or_add(self, binding);
         set_table_lock(self, F_UNLCK);
     }
     PyObject *released = PyObject_CallNoArgs(self->release);
@@ -246,36 +242,31 @@ bind_to(const Registrar *self, const Binding *binding, uint64_t generation)
     return is_bound(binding->series);
 }
 
-/* Bind some handles with an open registrar; returns whether all are bound. */
+/* Bind a handle with an open registrar; returns whether it is bound. */
 static int
-bind_all(Registrar *self, Series *const *series, Py_ssize_t n)
+bind_with(Registrar *self, Series *series)
 {
-    Binding bindings[MOST_BINDINGS];
+    Binding binding; /* not cleared: it has a large key */
     uint64_t generation = current(self->cells->generation);
-    int is_missing = 0, are_bound = 1;
     Py_ssize_t number;
-    for (Py_ssize_t i = 0; i < n; i++) {
-        Binding *binding = &bindings[i];
-        binding->series = series[i];
-        binding->outcome = FAILED;
-        binding->wanted.known = NULL;
-        if (!find_wanted(self, series[i], &binding->wanted) || !make_key(series[i], self->reserved, self->reserved_labels, &binding->key))
-            continue;
-        binding->hash = hash_in(self->index, binding->key.text, binding->key.length);
-        binding->outcome = look(self, binding->key.text, binding->key.length, binding->hash, &number, &binding->name);
-        if (binding->outcome == DONE && !has_cells(self, &binding->name))
-            binding->outcome = MISS; /* they are reserved under the table lock */
-        is_missing |= binding->outcome == MISS;
+    binding.series = series;
+    binding.wanted.known = NULL;
+    if (!find_wanted(self, series, &binding.wanted))
+        return 0;
+    int is_done = make_key(series, self->reserved, self->reserved_labels, &binding.key);
+    if (is_done) {
+        binding.hash = hash_in(self->index, binding.key.text, binding.key.length);
+        binding.outcome = look(self, binding.key.text, binding.key.length, binding.hash, &number, &binding.name);
+        if (binding.outcome == DONE && !has_cells(self, &binding.name))
+            binding.outcome = MISS; /* they are reserved under the table lock */
+        Cells *cells = (Cells *)Py_NewRef((PyObject *)self->cells);
+        if (binding.outcome == MISS)
+            register_name(self, &binding);
+        is_done = self->cells == cells && is_open(self) && bind_to(self, &binding, generation);
+        Py_DECREF(cells);
     }
-    Cells *cells = (Cells *)Py_NewRef((PyObject *)self->cells);
-    if (is_missing)
-        register_names(self, bindings, n);
-    for (Py_ssize_t i = 0; i < n; i++)
-        are_bound &= self->cells == cells && is_open(self) && bind_to(self, &bindings[i], generation);
-    Py_DECREF(cells);
-    for (Py_ssize_t i = 0; i < n; i++)
-        Py_XDECREF(bindings[i].wanted.known);
-    return are_bound;
+    Py_XDECREF(binding.wanted.known);
+    return is_done;
 }
 
 static int
@@ -302,7 +293,7 @@ static __attribute__((noinline)) int
 bind_at_once(Series *series)
 {
     Registrar *registrar = registrar_of(series->recorder, series->state);
-    int is_done = registrar != NULL && bind_all(registrar, &series, 1);
+    int is_done = registrar != NULL && bind_with(registrar, series);
     Py_XDECREF(registrar);
     if (is_done && PyTuple_GET_SIZE(series->labels) == 0 && PyObject_TypeCheck(series->recorder, series->state->Recorder)
         && keep_handle((Recorder *)series->recorder, series) < 0)
@@ -311,20 +302,9 @@ bind_at_once(Series *series)
 }
 
 static PyObject *
-Series__bind_at_once(Series *self, PyObject *const *args, Py_ssize_t nargs)
+Series__bind_at_once(Series *self, PyObject *Py_UNUSED(ignored))
 {
-    Series *all[MOST_BINDINGS] = {self};
-    int is_done = nargs < MOST_BINDINGS;
-    for (Py_ssize_t i = 0; i < nargs && is_done; i++) {
-        is_done = PyObject_TypeCheck(args[i], self->state->Series);
-        all[1 + i] = (Series *)args[i];
-    }
-    if (!is_done)
-        return PyErr_SetString(PyExc_TypeError, "so many handles, or such ones, cannot be bound together"), NULL;
-    Registrar *registrar = registrar_of(self->recorder, self->state);
-    is_done = registrar != NULL && bind_all(registrar, all, 1 + nargs);
-    Py_XDECREF(registrar);
-    return PyBool_FromLong(is_done);
+    return PyBool_FromLong(bind_at_once(self));
 }
 
 static Series *
