@@ -16,7 +16,7 @@ from shmstats.block import identify
 from shmstats.block.header import read_header
 from shmstats.block.names import make_index
 from shmstats.block.records import FAMILY, MEMBER, Records
-from shmstats.block.segment import ReadOnlySegment
+from shmstats.block.segment import opened_to_read
 from shmstats.block.validate import check_layout
 from shmstats.core import NameIndex
 from shmstats.layout import DELETED, LIVE, NAME, REMOVED
@@ -124,8 +124,8 @@ def check_structure(directory: Path) -> int:
         The number of names.
     """
     identity = identify(directory)
-    with ReadOnlySegment(identity) as segment:
-        buf = segment.buf
+    with opened_to_read(identity) as segment:
+        buf = segment.buf.toreadonly()
         layout = check_layout(identity.name, read_header(buf), len(buf))
         table, index = Records(buf, layout), make_index(buf, layout)
         try:

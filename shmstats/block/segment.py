@@ -12,9 +12,8 @@ import mmap
 import os
 import stat
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from .. import lifecycle
@@ -26,10 +25,11 @@ from .lock import RecordLocks, guards
 
 
 class Segment:
-    """A segment mapped for reading and writing. Made by `attach_segment` or `make_segment`.
+    """A mapped segment, which all users in this process share. Made by `attach_segment` or `make_segment`.
 
     Args:
         path: of the segment's file.
+        to_read: whether a read-only mount will do.
 
     Attributes:
         path: where the file is.
@@ -41,14 +41,19 @@ class Segment:
         ValueError: it is empty.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, to_read: bool = False) -> None:
         self.path = path
         self._users = 1
-        self._left: Sequence[ReadOnlySegment] = ()
-        self.locks = RecordLocks(path)
+        protection = mmap.PROT_READ | mmap.PROT_WRITE
+        try:
+            self.locks = RecordLocks(path)
+        except OSError as error:
+            if not to_read or error.errno != errno.EROFS:
+                raise
+            self.locks, protection = RecordLocks(path, os.O_RDONLY), mmap.PROT_READ
         try:
             with clear_of_standard():
-                self._map: mmap.mmap | None = mmap.mmap(self.locks.descriptor(), 0)
+                self._map: mmap.mmap | None = mmap.mmap(self.locks.descriptor(), 0, prot=protection)
         except BaseException:
             self.locks.close()
             raise
@@ -135,88 +140,14 @@ class Segment:
             if self._map is not None:
                 self._map.close()
         self._map = None
-        for reader in self._left:
-            reader.unmap()
-
-    def leave_mapped(self, reader: ReadOnlySegment) -> None:
-        """Close a reader's descriptors together with this segment, because closing them drops the record locks."""
-        self._left = (*self._left, reader)
 
 
 #: Mappings of segments whose descriptors somebody has closed: they stay until the process ends.
 _stay_mapped: list[mmap.mmap | None] = []
 
 
-class ReadOnlySegment:
-    """A segment mapped only for reading, as a context manager that gives itself.
-
-    Args:
-        identity: of the data directory.
-
-    Attributes:
-        buf: the bytes of the segment.
-        locks: the record locks on it, for queries.
-
-    Raises:
-        FileNotFoundError: there is no file.
-        BlockError: it is not a valid segment, or this user may not read it.
-    """
-
-    def __init__(self, identity: Identity) -> None:
-        self._map: mmap.mmap | None = None
-        self._shared: Segment | None = None
-        with guards.current:
-            found = stat_segment(identity)
-            shared = _segments.get(_inode_of(found))
-            if shared is not None:
-                self._shared = shared.share()
-                self.buf, self.locks = shared.buf.toreadonly(), shared.locks
-                return
-            self.locks = RecordLocks(identity.segment, os.O_RDONLY)
-            try:
-                found = self.locks.stat()
-                check_trust(identity, found)
-                if found.st_size == 0:
-                    raise FileNotFoundError(f"block {identity.name} is empty")
-                with clear_of_standard():
-                    self._map = mmap.mmap(self.locks.descriptor(), 0, prot=mmap.PROT_READ)
-            except BaseException:
-                self.locks.close()
-                raise
-            self.buf = memoryview(self._map)
-
-    def __enter__(self) -> ReadOnlySegment:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Unmap, or leave that to the last existing view."""
-        with suppress(BufferError):
-            self.buf.release()
-        with guards.current:
-            if self._shared is not None:
-                self._shared.close()
-                return
-            attached = _segments.get(self.locks.inode)
-            if attached is not None:
-                attached.leave_mapped(self)
-            else:
-                self.unmap()
-
-    def unmap(self) -> None:
-        """Close the descriptors."""
-        with suppress(BufferError):
-            if self._map is not None:
-                self._map.close()
-        self.locks.close()
-
-
 class _Segments(dict[tuple[int, int], Segment]):
-    """The segments that this process has open for writing, by device and inode."""
+    """The segments that this process has open, by device and inode."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
 
@@ -229,8 +160,12 @@ _segments = _Segments()
 lifecycle.tell_of_forks(lifecycle.Stage.LOCKS, _segments)
 
 
-def attach_segment(identity: Identity) -> Segment | None:
-    """Return the segment of a data directory, open for writing; None if there is none. The guard is held.
+def attach_segment(identity: Identity, to_read: bool = False) -> Segment | None:
+    """Return the segment of a data directory; None if there is none. The guard is held.
+
+    Args:
+        identity: of the data directory.
+        to_read: whether it is only to be read.
 
     Raises:
         BlockError: it is not a valid segment.
@@ -241,15 +176,35 @@ def attach_segment(identity: Identity) -> Segment | None:
             shared = _segments.get(_inode_of(found))
             if shared is not None:
                 return shared.share()
-            segment = Segment(identity.segment)
+            segment = Segment(identity.segment, to_read)
         except FileNotFoundError:
             return None
         except ValueError:  # empty: no segment of ours is, under that name
-            unlink(identity.segment)
+            if not to_read:
+                unlink(identity.segment)
             return None
         if segment.locks.inode == _inode_of(found):
             return segment
         segment.close()
+
+
+@contextmanager
+def opened_to_read(identity: Identity) -> Iterator[Segment]:
+    """Open the segment of a data directory for a reader.
+
+    Raises:
+        FileNotFoundError: there is none.
+        BlockError: it is not a valid segment, or this user may not read it.
+    """
+    with guards.current:
+        segment = attach_segment(identity, to_read=True)
+    if segment is None:
+        raise FileNotFoundError(errno.ENOENT, f"there is no block {identity.name}")
+    try:
+        yield segment
+    finally:
+        with guards.current:
+            segment.close()
 
 
 def make_segment(identity: Identity, size: int) -> Segment:

@@ -17,7 +17,7 @@ from ..block.header import Header, read_header
 from ..block.identity import identify
 from ..block.layout import PROTOCOLS, Layout
 from ..block.records import Record
-from ..block.segment import ReadOnlySegment
+from ..block.segment import opened_to_read
 from ..block.validate import check_layout, find_damage
 from ..block.workers import Worker, WorkerTable
 from ..core import bulk
@@ -239,12 +239,13 @@ def read_only(directory: Path) -> Iterator[BlockReader]:
     """
     identity = identify(directory)
     identity.check_user()
-    with ReadOnlySegment(identity) as segment:
-        header = read_header(segment.buf)
+    with opened_to_read(identity) as segment:
+        buf = segment.buf.toreadonly()
+        header = read_header(buf)
         if header["magic"] == 0:
             raise FileNotFoundError(f"block {identity.name} is not finished yet")
-        layout = check_layout(identity.name, header, len(segment.buf))
-        reader = BlockReader(segment.buf, layout, WorkerTable(segment.buf, layout, segment.locks))
+        layout = check_layout(identity.name, header, len(buf))
+        reader = BlockReader(buf, layout, WorkerTable(buf, layout, segment.locks))
         try:
             yield reader
         finally:
