@@ -183,7 +183,7 @@ def figures_of(shmstats: ModuleType, stats: Any, series: str = "h") -> dict[str,
     from importlib import import_module
 
     figures: dict[str, Any] = import_module("shmstats.export.documents").to_document(stats.read())["c"][series]
-    form_2 = import_module("shmstats.export.structured").to_structured(stats.read())["series"]
+    form_2 = import_module("shmstats.export.documents").to_structured(stats.read())["series"]
     of_2 = [each["value"] for each in form_2 if (each["category"], each["metric"]) == ("c", "h")]
     assert figures.get("error") in [each.get("error") for each in of_2]
     return figures

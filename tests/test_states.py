@@ -65,9 +65,7 @@ def test_a_state_is_one_of_the_declared_states(stats: Any) -> None:
 
 
 def test_infos_and_states_are_gauges_in_text_and_protobuf(stats: Any) -> None:
-    from shmstats.export import protobuf, render
-    from shmstats.export.documents import to_document
-    from shmstats.export.structured import to_structured
+    from shmstats.export import protobuf, render, to_document, to_structured
 
     stats.declare("job", "phase", kind="state", states=(IDLE, RUNNING))
     stats.state("job", "phase", RUNNING)

@@ -226,7 +226,7 @@ def questions() -> Target:
 
 def accept() -> Target:
     """Make the target: a header Accept."""
-    from shmstats.export.negotiation import negotiate
+    from shmstats.export import negotiate
 
     def choose(content: bytes) -> None:
         form, escaping = negotiate(content.decode("latin-1"))

@@ -233,37 +233,16 @@ class Skeleton:
         return buckets, behind, made, total, count, divisor, texts
 
 
-class Skeletons:
-    """The last page of each format and each spelling of names. Threads may share it, and may each make one.
-
-    Args:
-        bulk: what writes them.
-    """
-
-    def __init__(self, bulk: Bulk) -> None:
-        self._bulk = bulk
-        self._last: dict[tuple[type[TextLines], str, str, Labels], Skeleton] = {}
-
-    def of(self, snapshot: BlockSnapshot, view: View, escaping: str, form: type[TextLines]) -> Skeleton:
-        """Return the page for a snapshot."""
-        key = escaping, view.namespace, view.labels
-        if view.names:
-            return Skeleton(self._bulk, snapshot, key, form, view.names)
-        skeleton = self._last.get((form, *key))
-        if skeleton is None or not skeleton.fits(snapshot):
-            skeleton = self._last[form, *key] = Skeleton(self._bulk, snapshot, key, form, frozenset())
-        return skeleton
-
-
 class Renderer:
-    """Renders snapshots, and keeps what follows from the names of the last one. Threads may share it.
+    """Renders snapshots, and keeps what follows from the names of the last one. Threads may share it, and may each
+    make that.
 
     The counters and gauges in a snapshot must be ints and floats of Python, not numpy's.
     """
 
     def __init__(self) -> None:
         self._pages = Pages()
-        self._skeletons = Skeletons(bulk) if bulk is not None else None
+        self._skeletons: dict[tuple[type[TextLines], str, str, Labels], Skeleton] = {}
 
     def text(self, snapshot: Snapshot, view: View = PLAIN) -> bytes:
         """Return the page in the text format 0.0.4, or 1.0.0 if names are not cleaned.
@@ -296,15 +275,25 @@ class Renderer:
         self, snapshot: Snapshot, view: View, escaping: str, form: type[TextLines]
     ) -> tuple[bytes, Callable[[Name], ExposedSeries | None]]:
         """Return the page, and a function that returns the name of a series there."""
-        skeletons = self._skeletons
-        if skeletons is not None and isinstance(snapshot, BlockSnapshot) and escaping in _QUICK_ESCAPINGS:
-            skeleton = skeletons.of(snapshot, view, escaping, form)
+        if bulk is not None and isinstance(snapshot, BlockSnapshot) and escaping in _QUICK_ESCAPINGS:
+            skeleton = self._skeleton(bulk, snapshot, view, escaping, form)
             return skeleton.fill(snapshot), skeleton.series_of
         page = self._pages.of(snapshot, view, escaping)
         lines = page.made.get(form)
         if lines is None:
             lines = page.made[form] = form(page)
         return lines.fill(page.values(snapshot), view.names), page.series_of
+
+    def _skeleton(
+        self, bulk: Bulk, snapshot: BlockSnapshot, view: View, escaping: str, form: type[TextLines]
+    ) -> Skeleton:
+        key = escaping, view.namespace, view.labels
+        if view.names:
+            return Skeleton(bulk, snapshot, key, form, view.names)
+        skeleton = self._skeletons.get((form, *key))
+        if skeleton is None or not skeleton.fits(snapshot):
+            skeleton = self._skeletons[form, *key] = Skeleton(bulk, snapshot, key, form, frozenset())
+        return skeleton
 
 
 #: The renderer that the whole process shares.

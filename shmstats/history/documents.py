@@ -8,7 +8,7 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
-from ..export.spreadsheet import safe
+from ..export.tables import safe
 from .past import Past
 
 

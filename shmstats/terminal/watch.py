@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from shmstats.export.figures import iso_time
 from shmstats.export.people import milliseconds, number, size
 from shmstats.export.printable import aligned, printable
-from shmstats.export.rows import label_columns
+from shmstats.export.tables import label_columns
 from shmstats.series import Distribution, Kind, Name, Snapshot, Value
 
 #: Go to the upper left corner; clear the rest of a line, and of the screen; show or hide the cursor (ECMA-48).

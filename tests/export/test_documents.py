@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shmstats.export import FORMATS, View, to_csv, to_document, to_table
+from shmstats.export import FORMATS, View, to_document
 from shmstats.export.figures import histogram_figures, iso_time
 from shmstats.export.printable import json_lines
 from shmstats.series import Distribution, Kind, Name, Snapshot
@@ -26,6 +26,14 @@ WORKERS = {
     12: [1, None, None, None, 2],
 }
 FIGURES = {"count": 4, "sum": 22.0, "mean": 5.5, "p50": 1.0, "p90": 11.2, "p99": 11.92, "max": 12.0}
+
+
+def to_csv(snapshot, **view):
+    return FORMATS["csv"].render(snapshot, View(**view)).decode()
+
+
+def to_table(snapshot):
+    return FORMATS["table"].render(snapshot, View()).decode()
 
 
 def test_a_document_holds_every_value_by_category_and_metric():

@@ -19,7 +19,7 @@ from real.servers import wait_until
 import shmstats
 from shmstats import BlockError, stats
 from shmstats.export import FORMATS
-from shmstats.export.structured import SCHEMA_FILE, structured_json
+from shmstats.export.documents import SCHEMA_FILE, structured_json
 from shmstats.export.view import PLAIN
 from shmstats.terminal.dump import dump
 from shmstats.web import blueprint, create_app
