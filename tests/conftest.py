@@ -83,7 +83,7 @@ def _leave_where_a_process_starts(event: str, arguments: object) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Do not collect what a quick run does not need: collecting takes a good part of its time."""
+    """Skip the collection of files that a quick run does not need: collecting takes much of its time."""
     return True if config.getoption("quick") and collection_path.name in _NOT_QUICK else None
 
 

@@ -85,7 +85,7 @@ def test_workers_that_come_and_go_are_counted_exactly_and_end_with_the_run(
 ) -> None:
     done = bench("churn", "--json", "rows.json")
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    # The case itself checks the sums; it would give one row that says why it broke.
+    # The case itself checks the sums; if they were wrong it would give one row with the reason.
     assert [row["verdict"] for row in rows if row["target"] == "unchanged"] == ["met"], done.stderr
     assert not [name for name in os.listdir(tmp_path) if name.startswith("shmstats-bench-")]
 

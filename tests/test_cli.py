@@ -1,4 +1,4 @@
-"""The commands, as processes of their own, on blocks that other processes count into."""
+"""The commands, as separate processes, on blocks that other processes count into."""
 
 from __future__ import annotations
 
@@ -130,13 +130,13 @@ def dumped(result: Result) -> dict[str, Any]:
 
 
 def assert_one_line(result: Result, prefix: str) -> str:
-    """Check that a command failed as it should, and return what it said."""
+    """Check that a command failed with one line, and return that line."""
     assert result.status == 1
     assert re.fullmatch(rf"{prefix}: [^\n]+\n", result.err), result.err
     return result.err
 
 
-# What is shown -----------------------------------------------------------------------------------
+# Shown values ------------------------------------------------------------------------------------
 
 
 def test_a_dump_of_a_live_block_has_every_value_and_the_system_figures(

@@ -30,7 +30,7 @@ PROGRAMS = {
     "twine", "uvicorn", "uwsgi", "waitress-serve",
 }  # fmt: skip
 
-#: Runs each file of Python code named by its arguments in a fork of its own, and says which failed, and how.
+#: Runs each file of Python code named by its arguments in a forked child, and prints the failures.
 RUNNER = """
 import atexit, os, runpy, signal, sys, traceback
 import flask, shmstats, shmstats.web

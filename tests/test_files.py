@@ -262,7 +262,7 @@ def test_no_path_leads_through_a_link(data: Path, outside: Path, target: str) ->
     assert os.listdir(data / "b") == ["f"]
 
 
-# While somebody changes the directory ------------------------------------------------------------
+# During changes of the directory ----------------------------------------------------------------
 
 
 def during(change: Callable[[], object]) -> Callable[[Sequence[str]], bool]:

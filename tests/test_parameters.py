@@ -17,7 +17,7 @@ NEVER = 3_600_000  # ms; the longest interval that is allowed
 
 READ = "from shmstats import stats; print(stats.get('c', 'm'))"
 
-#: Counts 25 times, reports that, and reads the block only when told to.
+#: Counts 25 times, reports that, and reads the block only on request.
 COUNT = """
     from shmstats import stats
     for _ in range(25): stats.incr('c', 'm')

@@ -1,4 +1,4 @@
-"""Pools of processes: every task is counted once, however the pool or one of its workers ends."""
+"""Pools of processes: every task is counted once, at any end of the pool or of a worker."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_a_million_increments_by_each_of_eight_processes_are_exact(stats: Any, p
 def test_the_counts_of_killed_processes_are_kept_once(
     stats: Any, python: Any, core: str, tmp_path: Path, configure: Any, seed: int
 ) -> None:
-    """Each process notes an increment in a file of its own before it and after it."""
+    """Each process writes an increment to a separate file before it and after it."""
     configure(max_workers=3)
     code = """
         import mmap, sys

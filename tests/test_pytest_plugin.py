@@ -30,7 +30,7 @@ def test_each_begins_with_nothing(shmstats_registry, n):
     assert stats.get("shop", "orders", labels={"country": "fr"}) == 1
     assert not list(stats.settings.path.data.glob("**/simple.json"))
 
-def test_without_it_there_is_what_was_configured():
+def test_without_the_fixture_the_configured_registry_is_used():
     shop.order("de")
     assert stats.get("shop", "calls") == 8
 """

@@ -286,7 +286,7 @@ CALLS: dict[str, Callable[[Any, Any, Any], Any]] = {
     ],
     ids=["none", "int", "bytes", "list", "empty", "nul", "surrogate", "long", "long in bytes"],
 )
-def test_a_bad_name_is_refused_by_name_whatever_the_call(
+def test_a_bad_name_is_refused_by_name_in_every_call(
     stats: Any, bad: Any, error: type[Exception], message: str
 ) -> None:
     stats.incr("c", "m")
@@ -379,7 +379,7 @@ VALUE_CALLS: dict[str, Callable[[Any, Any], Any]] = {
     ],
     ids=["none", "str", "float", "decimal", "too high", "too low", "far too high"],
 )
-def test_a_bad_amount_is_refused_by_name_whatever_the_call(
+def test_a_bad_amount_is_refused_by_name_in_every_call(
     stats: Any, bound: bool, bad: Any, error: type[Exception], message: str
 ) -> None:
     if bound:
@@ -858,7 +858,7 @@ def test_a_snapshot_larger_than_the_block_is_restored_as_far_as_it_fits(
 def test_label_sets_that_do_not_fit_are_left_out_and_the_snapshot_is_kept(
     shmstats: ModuleType, configure: Callable[..., Any], data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A metric with labels takes a record of its own, so there is not even room for all the metrics."""
+    """A metric with labels takes a further record, so not even all metrics fit."""
     series = shmstats.series
     names = [series.Name("c", f"m{i}", series.Kind.COUNTER, (("a", "b"),)) for i in range(299)]
     own = series.Name("shmstats", "operations_dropped", series.Kind.COUNTER)

@@ -1,4 +1,4 @@
-"""What is created is this user's alone, links are not followed, secrets stay secret, and requests have limits.
+"""Created files are private, links are not followed, secrets stay secret, and requests have limits.
 
 That another user's or a forwarded request is refused, that no path leaves the data directory, and what the
 headers of answers say, is shown where access, files and the endpoints are tested.
@@ -50,7 +50,7 @@ def snapshot(value: int) -> Snapshot:
     return Snapshot([Name("c", "m", Kind.COUNTER)], [value])
 
 
-# What is created ------------------------------------------------------------------------------------
+# Created files --------------------------------------------------------------------------------------
 
 CREATE_EVERYTHING = """
     import os, sys
@@ -76,7 +76,7 @@ CREATE_EVERYTHING = """
 
 
 def created(top: Path, data: Path) -> dict[str, os.stat_result]:
-    """Everything that belongs to a data directory: itself, what is in it and above it, and in shared memory."""
+    """The files of a data directory: itself, its content, its created parents, and those in shared memory."""
     found = [top, *top.rglob("*")]
     found += [Path(SHARED_MEMORY, name) for name in os.listdir(SHARED_MEMORY) if name.startswith(segment_of(data))]
     return {str(path): path.lstat() for path in found if path.exists()}
@@ -90,7 +90,7 @@ def test_everything_that_is_created_is_accessible_only_to_its_user(
     top = tmp_path / "made"
     data = top / "by" / "us"
     if umask == "777" and os.geteuid() != 0:
-        pytest.skip("only root can use what has no mode at all")
+        pytest.skip("only root can use files without any permission")
     child = python.start(CREATE_EVERYTHING, umask, data, int(real_time))
     assert child.hear() == "counted"
     wait_until(lambda: (data / "stats" / FILE).exists())

@@ -96,7 +96,7 @@ class Fuzzed(NamedTuple):
         name: of the target.
         inputs: number of its inputs.
         seconds: of processor time.
-        wrong: what was wrong; empty if nothing was.
+        wrong: the fault; empty if there was none.
     """
 
     name: str
@@ -106,7 +106,7 @@ class Fuzzed(NamedTuple):
 
 
 def run(name: str, seconds: int) -> Fuzzed:
-    """Fuzz a target in a process of its own."""
+    """Fuzz a target in a separate process."""
     command = [sys.executable, "-m", "attacks.fuzzing", name, str(seconds)]
     with tempfile.TemporaryFile("w+") as said:
         with subprocess.Popen(command, stdout=said, stderr=said, text=True) as process:

@@ -1,4 +1,4 @@
-"""Runs attacks, each in processes of its own, and scores them."""
+"""Runs attacks, each in separate processes, and scores them."""
 
 from __future__ import annotations
 

@@ -231,7 +231,7 @@ class Deployment(ServerStorm):
         self.scraper.shown = max(self.scraper.shown, counted)
 
     def _judge_prometheus(self, prometheus: Any) -> None:
-        """Judge what a real Prometheus has seen."""
+        """Judge the totals that a real Prometheus has scraped."""
         total = self._counted()
         wait_until(lambda: prometheus.query("requests_total") == {"site": total}, "the last total")
         (seen,) = prometheus.samples("requests_total[1d]")
@@ -367,7 +367,7 @@ class Deployment(ServerStorm):
 
 
 def _can_import(user: int) -> bool:
-    """Tell whether another user can import what the server needs, wherever that is installed."""
+    """Return whether another user can import the modules of the server."""
     command = [sys.executable, "-c", "import shmstats, flask, gunicorn"]
     try:
         return subprocess.run(command, user=user, group=user, capture_output=True, check=False).returncode == 0

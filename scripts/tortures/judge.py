@@ -138,7 +138,7 @@ def check_structure(directory: Path) -> int:
 
 
 def _check_names(table: Records, index: NameIndex, entries: list[int], records: Any) -> int:
-    assert table.broken_off == 0, "a change of the names was broken off, and nobody has put it right"
+    assert table.broken_off == 0, "a change of the names was interrupted and not repaired"
     records = records[: table.count]
     states = records["state"].tolist()
     live = [number for number, state in enumerate(states) if state == LIVE]
@@ -176,9 +176,9 @@ def _check_apart(what: str, ranges: Iterable[tuple[int, int]], used: int) -> Non
 def _check_families(table: Records, records: Any, live: list[int]) -> None:
     """Check that each series has an existing family, and that families count their members."""
     families = [number for number in live if records["flags"][number] & FAMILY]
-    assert table.families == len(families), "the families are not as many as is said"
+    assert table.families == len(families), "the number of families is wrong"
     counted = [number for number in live if records["flags"][number] & MEMBER and records["family"][number]]
     members = Counter(int(records["family"][number]) - 1 for number in counted)
-    assert set(members) <= set(families), "a series is of a family that is not there"
+    assert set(members) <= set(families), "a series has a family that does not exist"
     for number in families:
-        assert records["members"][number] == members[number], "a family does not have the members that it counts"
+        assert records["members"][number] == members[number], "the number of a family's members is wrong"

@@ -199,7 +199,7 @@ class Storm:
         self.fill()
 
     def stop_and_continue(self) -> None:
-        """Stop one for a while, wherever it is, even while it holds a lock."""
+        """Stop one for a while at any point, even while it holds a lock."""
         place = self._anyone()
         _spin(self.chance.random() * 0.0003)
         worker = self.running[place]

@@ -20,7 +20,7 @@ from .ledger import STREAMS, Ledger, time_in_queue
 
 OWN, SHARED, TIMING, DOWN, GAUGE, LABELLED = (2 * number for number in range(len(STREAMS)))
 
-#: Prefix of names that come and go, whose values do not matter.
+#: Prefix of names that are added and removed, with any values.
 PASSING = "passing"
 
 _SLOW = 20_000  # ns; a call that takes over a lock cannot be faster
@@ -165,7 +165,7 @@ def come_and_go(package: ModuleType, counting: Counting, chance: random.Random) 
 
 
 def fork(package: ModuleType, counting: Counting, chance: random.Random) -> None:
-    """Let children count, one at a time, which end in any way; but they flush what they hold."""
+    """Let children count, one at a time, and end in any way after a flush."""
     buffered = not package.stats.settings.stats.no_buffer
     while not counting.notes.stopping:
         counting.turn()

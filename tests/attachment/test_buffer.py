@@ -355,7 +355,7 @@ def test_a_flush_that_waits_for_a_lock_while_another_thread_closes_loses_nothing
 ) -> None:
     """The flush has taken a column out of the buffer, which the close must not discard."""
     if core == "Python":
-        pytest.skip("the twin flushes under the guard, and whoever closes waits for that")
+        pytest.skip("the twin flushes under the guard, and a close waits for the flush")
     buffered(buffer_size=100, flush_interval_ms=3_600_000)
     handle = stats.counter("c", "m") if metric == "counter" else stats.timing("c", "m")
     count = (lambda: handle.incr()) if metric == "counter" else (lambda: handle.observe(1))

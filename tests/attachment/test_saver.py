@@ -28,7 +28,7 @@ SAVER = 2**60
 
 INTERVAL = 100  # ms; the shortest that is allowed
 
-#: Counts, one at a time, until it is told to stop; then says how often.
+#: Counts in steps of 1 until it reads a line; then prints the number of counts.
 COUNT = """
     import select, sys
     from shmstats import stats
@@ -278,7 +278,7 @@ def test_a_saver_that_could_not_import_for_lack_of_descriptors_starts_later(
 
 @pytest.fixture
 def small_disk(data: Path) -> Iterator[Path]:
-    """The data directory on a file system of its own, of 192 KiB."""
+    """The data directory on a separate file system of 192 KiB."""
     data.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", data], capture_output=True).returncode:
         pytest.skip("a file system can be mounted by root only")
@@ -497,7 +497,7 @@ def test_a_damaged_snapshot_that_cannot_be_moved_is_not_logged_as_set_aside(
     shmstats.close()
 
 
-# What is saved ----------------------------------------------------------------------------------------
+# Content of snapshots-----------------------------------------------------------------------------------
 
 
 def test_kinds_labels_and_histograms_are_restored_from_the_snapshot_alone(

@@ -92,7 +92,7 @@ WAITER = f"""{LOCKS}
 
 
 def test_a_lock_is_waited_for_if_the_kernel_wrongly_reports_a_deadlock(python: Any, path: Path, tmp_path: Path) -> None:
-    """The server has locks of its own (mod_wsgi's accept mutex), and threads that wait for them."""
+    """The server has other locks (mod_wsgi's accept mutex), and threads that wait for them."""
     (tmp_path / "other").touch()
     waiter = python.start(WAITER, path, tmp_path / "other")
     assert waiter.hear() == "has the other"

@@ -27,7 +27,7 @@ def can_mount() -> bool:
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o077, 0o377])
-def test_a_segment_is_private_whatever_the_umask(attach: Any, data: Path, mask: int) -> None:
+def test_a_segment_is_private_under_any_umask(attach: Any, data: Path, mask: int) -> None:
     before = os.umask(mask)
     try:
         attach()

@@ -269,7 +269,7 @@ def block_of(stats: Any, timer: Any) -> None:
 @pytest.mark.parametrize("form", [*WARM, "timers"])
 def test_a_call_with_a_cached_handle_runs_no_python_in_any_form(shmstats: ModuleType, stats: Any, form: str) -> None:
     if shmstats.core.CORE != "C":
-        pytest.skip("that is what the C core is for")
+        pytest.skip("only the C core runs without Python")
     names = stats.counter("c", "h"), stats.gauge("c", "i"), stats.histogram("c", "j")
     held = (*names, stats.counter("c", "p", labelnames=("a", "b")))
     timer = stats.timer("c", "n")
@@ -294,7 +294,7 @@ def test_the_table_of_label_sets_is_emptied_at_its_bound(shmstats: ModuleType) -
     assert recorder._find_set(core.Gauge, ("c", "m", "n", "10000")) is None
 
 
-#: A module of things that user code may hold and send to another process, each of a metric of its own, and how each
+#: A module of objects that user code may keep and send to another process, each for its own metric, and how each
 #: counts once. Pools import it where they run.
 HELD = """
 from shmstats import stats

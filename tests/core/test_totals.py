@@ -91,7 +91,7 @@ def c() -> ModuleType:
 
 @pytest.fixture
 def general(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have readers do in Python what they leave to C."""
+    """Make readers run Python code in place of C."""
     for module in (columns, gauges):
         monkeypatch.setattr(module, "bulk", None)
 
@@ -125,7 +125,7 @@ def test_sums_and_contributions_are_those_of_the_general_code(c: ModuleType, gen
     check()
 
 
-def test_what_is_outside_of_the_block_is_refused(c: ModuleType) -> None:
+def test_an_access_outside_of_the_block_is_refused(c: ModuleType) -> None:
     block = memoryview(bytes(CELLS + 8 * ROWS * COLUMNS))
     for columns_beyond in (COLUMNS + 1, -1):
         with pytest.raises(BufferError, match="do not fit"):
@@ -137,7 +137,7 @@ def test_what_is_outside_of_the_block_is_refused(c: ModuleType) -> None:
         c.sum_contributions(block, *GRID, COLUMNS, packed([COLUMNS - 4]), b"\0", b"")
 
 
-def test_histograms_can_be_shown_whatever_the_cells_hold(c: ModuleType) -> None:
+def test_histograms_with_any_content_can_be_shown(c: ModuleType) -> None:
     @settings(max_examples=30, derandomize=True, deadline=None, database=None)
     @given(blocks(), st.lists(st.tuples(FIRSTS, st.sampled_from([4, 5, 12, 30])), max_size=4))
     def check(block: bytes, spans: list[tuple[int, int]]) -> None:

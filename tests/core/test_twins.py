@@ -1,6 +1,6 @@
-"""The C core and its pure Python twin do the same: the same calls give the same values, errors and expositions.
+"""The C core and its pure Python twin: the same calls give the same values, errors and expositions.
 
-Each core runs in a process of its own, which gets the same random sequences of calls and prints the result of each.
+Each core runs in a separate process, which gets the same random sequences of calls and prints the result of each.
 """
 
 from __future__ import annotations

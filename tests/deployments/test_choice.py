@@ -1,4 +1,4 @@
-"""The choice of the core: C, the fallback if C was not built, or an error that says what is wrong."""
+"""The choice of the core: C, the fallback if C was not built, or an error with the reason."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def test_root_and_the_owner_share_a_block_that_the_owner_owns(
 
 
 @as_root
-def test_a_stranger_gets_an_error_that_names_directory_and_owner(
+def test_another_user_gets_an_error_that_names_directory_and_owner(
     counting: Any, python: Any, owned: Path, tmp_path: Path
 ) -> None:
     file = segment_file(owned)

@@ -1,4 +1,4 @@
-"""Systems without /dev/shm and /proc: made by hiding both from a process, in a mount namespace of its own."""
+"""Systems without /dev/shm and /proc: made by hiding both from a process, in a separate mount namespace."""
 
 from __future__ import annotations
 

@@ -62,13 +62,13 @@ def steps(_nurseries: dict[str, Nursery], core: str) -> Nursery:
 
 @pytest.fixture
 def tally() -> Tally:
-    """The counts of what the storms of this test did."""
+    """The tally of the storms of this test."""
     return Tally()
 
 
 @pytest.fixture
 def storm(nursery: Nursery, tmp_path: Path, tally: Tally) -> Iterator[Callable[..., Storm]]:
-    """Make a storm in a directory of its own: ``storm(seed=1, works=("count",), max_workers=2)``."""
+    """Make a storm in a new directory: ``storm(seed=1, works=("count",), max_workers=2)``."""
     with ExitStack() as stack:
         made = 0
 

@@ -120,7 +120,7 @@ def test_a_full_shared_memory_is_stated_by_stats_and_logged_once(
 @pytest.mark.thorough
 @pytest.mark.usefixtures("small_memory")
 def test_temporarily_full_memory_loses_no_registered_count(core: str) -> None:
-    """A bout of ``scripts/torture``, with a /dev/shm of its own that is filled up again and again."""
+    """A bout of ``scripts/torture``, with a separate /dev/shm that is filled repeatedly."""
     command = [sys.executable, "-m", "tortures", "--seed", "6", "--first", "4", "--bouts", "1", "--faults", "15"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(SCRIPTS), str(SCRIPTS.parent)])}
     done = subprocess.run(

@@ -54,7 +54,7 @@ def test_processes_that_wait_for_the_lock_of_a_dead_one_continue(
         number += 1
     taken_over = judge.values(storms.data)["shmstats", "locks_taken_over"]
     storms.finish()
-    assert taken_over > 0, "nobody ever waited"
+    assert taken_over > 0, "no process ever waited"
     assert tally.clean, tally
 
 

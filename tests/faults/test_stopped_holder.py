@@ -41,7 +41,7 @@ def test_a_lock_held_by_a_stopped_process_is_waited_for(
         storms.leave_one(0)
         number += 1 if core == "C" else 3
     assert number >= 4
-    assert waited > 0 or stream != "shared", "nobody had to wait"
+    assert waited > 0 or stream != "shared", "no process had to wait"
     storms.finish()
     assert tally.clean, tally
     assert judge.values(storms.data).get(("shmstats", "locks_taken_over"), 0) == 0
@@ -102,7 +102,7 @@ def test_a_process_stopped_while_it_changes_names_does_not_stop_counting(
         assert changing.wait() == other.wait() == 0
         assert changed.exists()
     judge.check_structure(storms.data)
-    assert waited > 0, "nobody held the table lock"
+    assert waited > 0, "no process held the table lock"
     found = judge.values(storms.data)
     assert {key[1] for key in found if key[0] == "c"} == {"before"}
     assert found["c", "before"] == 1 + 2 * len(numbers)

@@ -161,7 +161,7 @@ class Lab:
         return self.within(lambda: ask(host, port, path, timeout))
 
     def clock(self) -> str:
-        """The directory that gives Python processes a clock of their own."""
+        """The directory that gives Python processes a separate clock."""
         return str(self._clock)
 
 

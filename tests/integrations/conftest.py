@@ -58,5 +58,5 @@ def plain_case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def found_by_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make real servers use this checkout of the package, whatever their working directory."""
+    """Make real servers use this checkout of the package in any working directory."""
     monkeypatch.setenv("PYTHONPATH", str(Path(package.__file__).parents[1]), prepend=os.pathsep)

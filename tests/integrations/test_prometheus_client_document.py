@@ -19,7 +19,7 @@ SITE, EXPORTER = examples("shmstats/docs/prometheus_client.md")
 
 @contextmanager
 def running(directory: Path, code: str) -> Iterator[None]:
-    """Run code in an interpreter of its own, in a directory."""
+    """Run code in a new interpreter, in a directory."""
     (directory / "exporter.py").write_text(code)
     process = subprocess.Popen([sys.executable, "exporter.py"], cwd=directory, env={"PYTHONPATH": str(ROOT)})
     try:

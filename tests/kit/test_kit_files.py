@@ -129,7 +129,7 @@ def test_nginx_accepts_its_configuration(written: Path, tmp_path: Path) -> None:
     check("nginx", "-t", "-c", config, "-p", tmp_path, cwd=tmp_path, package="nginx-light")
 
 
-def test_shmstats_accepts_the_configuration_also_with_what_is_commented_out(written: Path) -> None:
+def test_shmstats_accepts_the_configuration_also_with_its_comments_as_keys(written: Path) -> None:
     settings = load(written / "shmstats.yml")
     assert str(settings.path.data) == "/var/lib/myapp"
     text = (written / "shmstats.yml").read_text()

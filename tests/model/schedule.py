@@ -45,7 +45,7 @@ class _Actor:
 
 
 class Schedule:
-    """A run of some programs, each in a thread of its own; the first one begins.
+    """A run of some programs, each in a separate thread; the first one begins.
 
     Args:
         programs: of the threads.
@@ -159,7 +159,7 @@ class Schedule:
 
 
 class Lock:
-    """Stands for a reentrant lock of the package; outside of a run nobody ever waits for it."""
+    """Stands for a reentrant lock of the package; outside of a run no thread waits for it."""
 
     schedule: Schedule | None = None
 

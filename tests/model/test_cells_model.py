@@ -25,7 +25,7 @@ def processes(*pids: int) -> list[Identity]:
 
 
 def no_process_waits(final: Final) -> None:
-    assert not final.waiting, f"some wait for ever: {final.waiting}"
+    assert not final.waiting, f"processes that never continue: {final.waiting}"
 
 
 # Adding --------------------------------------------------------------------------------------------
@@ -69,27 +69,27 @@ def test_no_addition_is_lost_or_doubled_and_no_process_waits_for_a_dead_one(
 
 
 LOCKING_FAULTS = {
-    "a lock is looked at first and stored then": Plant(
+    "a lock is read and then stored, not exchanged": Plant(
         "cell.h",
         "return __atomic_compare_exchange_n(&cell->lock, &free, owner, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);",
         "if (__atomic_load_n(&cell->lock, __ATOMIC_ACQUIRE) != free) return 0;"
         "__atomic_store_n(&cell->lock, owner, __ATOMIC_RELAXED); return 1;",
     ),
-    "a lock is taken over without a look whether another was quicker": Plant(
+    "a lock is taken over without compare-and-swap": Plant(
         "cell.h",
         "if (!lives && __atomic_compare_exchange_n(&cell->lock, &word, cells->owner, 0, __ATOMIC_ACQUIRE,\n"
         "                                                  __ATOMIC_RELAXED)) {",
         "if (!lives) { __atomic_store_n(&cell->lock, cells->owner, __ATOMIC_RELAXED);",
     ),
-    "a lock is taken from the living": Plant("cell.h", "if (!lives && __atomic", "if (__atomic"),
-    "a lock is taken from nobody": Plant("cell.h", "if (!lives && __atomic", "if (0 && __atomic"),
-    "a lock is let go before the value is stored": Plant(
+    "a lock of a live process is taken over": Plant("cell.h", "if (!lives && __atomic", "if (__atomic"),
+    "no lock is taken over": Plant("cell.h", "if (!lives && __atomic", "if (0 && __atomic"),
+    "a lock is released before the value is stored": Plant(
         "buffer.h",
         "        add_to_value(cell, 0, n);\n        unlock(cell);\n    }",
         "        int64_t sum = saturating_add(load_value(cell, 0), n);\n"
         "        unlock(cell); store_value(cell, 0, sum);\n    }",
     ),
-    "a lock that was not had is let go": Plant(
+    "a lock that was not taken is released": Plant(
         "cell.h",
         "    return wait_for_lock(cells, cell);\n",
         "    Outcome outcome = wait_for_lock(cells, cell); unlock(cell); return outcome;\n",
@@ -150,10 +150,10 @@ def test_a_process_that_reuses_a_slot_does_not_own_the_lock_of_the_dead_owner(na
 
 
 SLOT_FAULTS = {
-    "the word of a lock names the slot alone": Plant("workers.py", " | self.claim & 0xFFFFF", " | 1"),
-    "who asks for the owner looks at the slot alone": Plant("workers.py", " and worker.word == word", ""),
-    "a claim number is given out again": Plant("workers.py", '"little") + 1 & 0xFFFFFFFF', '"little") | 1'),
-    "a slot is taken without a look whether its owner lives": Plant(
+    "the word of a lock has the slot without the claim": Plant("workers.py", " | self.claim & 0xFFFFF", " | 1"),
+    "the owner is identified by its slot alone": Plant("workers.py", " and worker.word == word", ""),
+    "a claim number is reused": Plant("workers.py", '"little") + 1 & 0xFFFFFFFF', '"little") | 1'),
+    "a slot is taken without a check of its owner": Plant(
         "workers.py", "in range(WORKER_SLOTS) if slot not in rows)", "in range(WORKER_SLOTS))"
     ),
 }
@@ -346,22 +346,22 @@ HISTOGRAM_FAULTS = {
     "nothing shows that a histogram is being written": Plant(
         "values.h", "__atomic_store_n(&histogram->seq, seq, __ATOMIC_RELAXED);", ""
     ),
-    "the end of a writing looks like its beginning": Plant(
+    "the end of a write looks like its beginning": Plant(
         "values.h",
         "__atomic_store_n(&histogram->seq, seq + 1, __ATOMIC_RELEASE);",
         "__atomic_store_n(&histogram->seq, seq - 1, __ATOMIC_RELEASE);",
     ),
-    "the reader does not look again": Plant(
+    "the reader does not check seq again": Plant(
         "histograms.py",
         "if before % 2 == 0 and columns.sequence(row, cell) == before:",
         "if before % 2 == 0:",
     ),
-    "the reader does not mind a writer": Plant(
+    "the reader ignores a writer": Plant(
         "histograms.py",
         "if before % 2 == 0 and columns.sequence(row, cell) == before:",
         "if columns.sequence(row, cell) == before:",
     ),
-    "the twin shows no writing": Plant("_cells_py.py", "            self._words[2 * cell + 1] |= 1\n", ""),
+    "the twin does not mark a write": Plant("_cells_py.py", "            self._words[2 * cell + 1] |= 1\n", ""),
 }
 
 

@@ -85,17 +85,17 @@ def test_a_flush_loses_and_doubles_nothing_and_adds_to_no_other_name(what: Any) 
 
 
 FAULTS = {
-    "what was counted for a removed name goes to the next": Plant(
+    "operations of a removed name go to another name": Plant(
         "_cells_py.py",
         "target.add_values(row, column, values, generation)",
         "target.add_values(row, column, values, target.generation)",
     ),
-    "what is in the block stays in the buffer": Plant(
+    "flushed operations stay in the buffer": Plant(
         "_cells_py.py",
         "                    if not done:\n                        self.add_values(0, column",
         "                    if True:\n                        self.add_values(0, column",
     ),
-    "what could not be moved is gone": Plant(
+    "operations that could not be flushed are lost": Plant(
         "_cells_py.py",
         "                        self.add_values(0, column, values, self.generation)\n",
         "",

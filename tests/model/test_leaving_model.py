@@ -236,7 +236,7 @@ def leaving(core: PlaceCore, *programs: Callable[[Any], None], kills: int = 1) -
     scenario = Leaving(core, *(Identity(10 + index) for index in range(len(programs))))
 
     def check(final: Final) -> None:
-        assert not final.waiting, f"some wait for ever: {final.waiting}"
+        assert not final.waiting, f"processes that never continue: {final.waiting}"
         everyone = range(len(programs))
         done, begun = (sum(final.noted(index, what) for index in everyone) for what in ("done", "begun"))
         assert done <= scenario.total(final) <= begun, f"{scenario.total(final)} is not from {done} to {begun}"
@@ -250,20 +250,20 @@ def test_leaving_while_another_process_attaches_loses_and_doubles_nothing(progra
 
 
 FAULTS = {
-    "who comes does not look whether the block has its place": Plant(
+    "an attaching process does not check that the block is in place": Plant(
         "block.py",
         "                if segment.is_linked():\n                    try:",
         "                if True:\n                    try:",
     ),
-    "the block goes while others have it": Plant(
+    "the block is removed while others are attached": Plant(
         "block.py", "        if not self.workers.anyone():\n", "        if True:\n"
     ),
-    "who leaves takes no lock": Plant(
+    "a leaving process takes no lock": Plant(
         "block.py",
         "        with self.locks.table():\n            try:\n                with self.damage_named():",
         "        if True:\n            try:\n                with self.damage_named():",
     ),
-    "the block goes before it is saved": Plant(
+    "the block is removed before it is saved": Plant(
         "block.py",
         "            if self.is_current():\n                save(self)\n",
         "            unlink(self._segment.path)\n            save(self)\n",

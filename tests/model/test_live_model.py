@@ -82,7 +82,7 @@ def taking_over(core: Core, by: Adder = SlowPath) -> None:
     scenario.attach(0, 2)
 
     def check(final: Final) -> None:
-        assert not final.waiting, f"some wait for ever: {final.waiting}"
+        assert not final.waiting, f"processes that never continue: {final.waiting}"
         signed = {note[1]: index for index in (0, 1) for note in final.notes[index] if note[0] == "signed"}
         for note in final.notes[2]:
             if note[0] == "seen":
@@ -104,17 +104,19 @@ def test_a_successor_begins_at_0_and_no_reader_mixes_it_with_the_dead_worker(nam
 ANEW = "        before = anew ? (Number){1, 0, 0.0} : before;\n"
 
 FAULTS = {
-    "what the dead had is added to, in C": Plant("buffer.h", ANEW, "        (void)anew;\n"),
-    "what the dead had is added to": Plant("_cells_py.py", "before = 0 if anew else before", "before = before"),
-    "the new value is signed by the dead for a moment": Plant(
+    "the value of a dead worker is added to, in C": Plant("buffer.h", ANEW, "        (void)anew;\n"),
+    "the value of a dead worker is added to": Plant(
+        "_cells_py.py", "before = 0 if anew else before", "before = before"
+    ),
+    "the new value has the signature of the dead worker for a moment": Plant(
         "_cells_py.py", "        if changes and live:\n            self._values[place + _OWNER] = 0\n", ""
     ),
 }
 
 #: The value of a process killed before it wrote its signature; it has no owner.
 FAULTS_OF_HANDLES = {
-    "what nobody owns is added to, in C": Plant("handles.h", "n, series->by, 0, 1)", "n, series->by, 0, 0)"),
-    "what nobody owns is added to": Plant("_cells_py.py", "judged = (0, True)", "judged = (0, False)"),
+    "a value without an owner is added to, in C": Plant("handles.h", "n, series->by, 0, 1)", "n, series->by, 0, 0)"),
+    "a value without an owner is added to": Plant("_cells_py.py", "judged = (0, True)", "judged = (0, False)"),
 }
 
 

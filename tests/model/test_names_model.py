@@ -125,21 +125,21 @@ def table(block: Any) -> dict[str, int]:
     with block.exclusive():
         records = list(block.names.records())
         keys = [block.names.key(record.number) for record in records]
-        assert len(set(keys)) == len(keys), f"a name is there twice: {keys}"
+        assert len(set(keys)) == len(keys), f"duplicate names: {keys}"
         for key, record in zip(keys, records, strict=True):
-            assert block.names.find(key) == record, f"{key!r} is not found where it is"
+            assert block.names.find(key) == record, f"{key!r} is not found at its place"
         columns = [record.cell + place for record in records for place in range(record.width)]
         assert len(set(columns)) == len(columns), "two names have a cell in common"
-        assert block.names.cells_used > max(columns, default=-1), "cells would be given away that a name has"
+        assert block.names.cells_used > max(columns, default=-1), "cells of a name are in the list of free cells"
         labelled = [key for key in keys if is_labelled(key)]
         families = {block.names.family_of(key): family_key(key) for key in labelled}
-        assert block.names.families >= len(families), "families are not counted right"
+        assert block.names.families >= len(families), "the number of families is wrong"
         all_names = len(keys) + block.names.families + block.names.removed
-        assert all_names == block.names.count, "names are not counted right"
+        assert all_names == block.names.count, "the number of names is wrong"
         for family, key in families.items():
-            assert block.names.key(family.number) == key, f"the family {key!r} is not found where it is"
+            assert block.names.key(family.number) == key, f"the family {key!r} is not found at its place"
             members = sum(record.family == family.number for record in records)
-            assert block.names.members(family) == members, "series of a metric are not counted right"
+            assert block.names.members(family) == members, "the number of a metric's series is wrong"
     return {
         key.decode().partition("\0")[2].replace("\0", "."): int(block.reader.value(record))
         for key, record in zip(keys, records, strict=True)
@@ -147,10 +147,10 @@ def table(block: Any) -> dict[str, int]:
 
 
 def sums_are_right(*metrics: str) -> Callable[[Final], None]:
-    """Make a check: each of these was counted exactly, and the table is in order."""
+    """Return a check that each of these metrics was counted exactly, and that the table is valid."""
 
     def check(final: Final) -> None:
-        assert not final.waiting, f"some wait for ever: {final.waiting}"
+        assert not final.waiting, f"processes that never continue: {final.waiting}"
         sums = final.ask(table)
         notes = [note for one in final.notes for note in one]
         for metric in metrics:
@@ -206,7 +206,7 @@ def test_a_growing_index_loses_no_name(metrics: tuple[str, ...]) -> None:
 
 
 REGISTERING_FAULTS = {
-    "a name is added without a second look": Plant(
+    "a name is added without a second lookup": Plant(
         "registering.py",
         "        record = names.find(key, 0 if outdated is None else digest(outdated))\n",
         "        record = None\n",
@@ -217,15 +217,15 @@ REGISTERING_FAULTS = {
         "            hashes.append(self.hash(key) ^ template[_DECLARATION])\n"
         "            words[self._names_used] = number + 1\n",
     ),
-    "nothing tells that a change was broken off": Plant(
+    "an interrupted change is not marked": Plant(
         "_names_py.py",
         "        words[self._changing] = 1\n        hashes = []",
         "        hashes = []",
     ),
-    "nothing tells that a change was broken off, in C": Plant(
+    "an interrupted change is not marked, in C": Plant(
         "name_changes.h", "    PUT(NUMBER(names, CHANGING), 1);\n    STOP_POINT();\n", ""
     ),
-    "what was broken off is not put right": Plant("repairing.py", "if not is_broken_off:", "if True:"),
+    "an interrupted change is not repaired": Plant("repairing.py", "if not is_broken_off:", "if True:"),
     "names are registered without the table lock": Plant(
         "registering.py",
         "    with block.exclusive():\n        family",
@@ -249,13 +249,13 @@ def test_a_fault_of_registering_is_found(fault: str) -> None:
 
 
 FAULTS_OF_C = {
-    "a name is added without a second look": Plant(
+    "a name is added without a second lookup": Plant(
         "registering.h",
         "    Outcome outcome = look(self, key->text, key->length, binding->hash, &number, name);\n",
         "    Outcome outcome = MISS;\n",
     ),
     "names are registered without the table lock": Plant("registering.h", "set_table_lock(self, F_WRLCK)", "1"),
-    "what was broken off is not put right": Plant("registering.h", "GET(NUMBER(names, CHANGING)) != 0", "0"),
+    "an interrupted change is not repaired": Plant("registering.h", "GET(NUMBER(names, CHANGING)) != 0", "0"),
 }
 
 
@@ -315,30 +315,30 @@ def test_removing_registering_and_counting_at_once_never_hits_another_name(name:
 
 
 REMOVING_FAULTS = {
-    "the generation is looked at before the lock is had": Plant(
+    "the generation is read before the lock is taken": Plant(
         "cell.h",
         "    if (UNLIKELY(!try_lock(cell, cells->owner)))\n        return 0;\n    STOP_POINT();\n"
         "    return is_still_bound(cells, cell, generation);",
         "    int is_bound = current(cells->generation) == generation;\n"
         "    if (!is_bound || !try_lock(cell, cells->owner))\n        return 0;\n    return 1;",
     ),
-    "the generation is not looked at": Plant(
+    "the generation is not checked": Plant(
         "cell.h",
         "    if (LIKELY(current(cells->generation) == generation))\n        return 1;\n    unlock(cell);",
         "    if (1)\n        return 1;\n    unlock(cell);",
     ),
-    "the generation is not raised": Plant(
+    "the generation is not increased": Plant(
         "_names_py.py",
         "        self._longs[self._generation] = self._longs[self._generation] + 1 & UINT64_MAX\n",
         "",
     ),
-    "the twin looks at the generation before the lock": Plant(
+    "the twin reads the generation before the lock": Plant(
         "_cells_py.py",
         "                self._descriptor = cells._locks.lock(FIRST_CELL + cell)\n",
         "                self._generation = None if self._generation == cells._generation[0] else -1\n"
         "                self._descriptor = cells._locks.lock(FIRST_CELL + cell)\n",
     ),
-    "cells are given away with what is in them": Plant("names.py", "            self._stripes.clear(record)\n", ""),
+    "cells are reused without being cleared": Plant("names.py", "            self._stripes.clear(record)\n", ""),
     "a record is live before its name is written": Plant(
         "_names_py.py",
         "        self._block[self._heap + place : self._heap + place + len(key)] = key\n",

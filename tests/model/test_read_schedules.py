@@ -134,12 +134,12 @@ def snapshot(reader: Any) -> dict[str, float]:
 
 #: The way to read, and whether names are added again.
 SCENES = {
-    "get of a counter that goes": (get_counter, False),
-    "get of a counter that comes again": (get_counter, True),
-    "get of a gauge that goes": (get_gauge, False),
-    "get of a gauge that comes again": (get_gauge, True),
-    "snapshot of names that go": (snapshot, False),
-    "snapshot of names that come again": (snapshot, True),
+    "get of a removed counter": (get_counter, False),
+    "get of a counter that is added again": (get_counter, True),
+    "get of a removed gauge": (get_gauge, False),
+    "get of a gauge that is added again": (get_gauge, True),
+    "snapshot of removed names": (snapshot, False),
+    "snapshot of names that are added again": (snapshot, True),
 }
 
 

@@ -40,17 +40,17 @@ def test_threads_count_exactly_and_locks_order_memory(tmp_path: Path) -> None:
 
 
 FAULTS = {
-    "a lock that is let go orders nothing": Plant(
+    "a released lock orders nothing": Plant(
         "cell.h",
         "__atomic_store_n(&cell->lock, 0, __ATOMIC_RELEASE);",
         "__atomic_store_n(&cell->lock, 0, __ATOMIC_RELAXED);",
     ),
-    "a lock that is taken orders nothing": Plant(
+    "a taken lock orders nothing": Plant(
         "cell.h",
         "&cell->lock, &free, owner, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)",
         "&cell->lock, &free, owner, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)",
     ),
-    "a lock is taken from the living": Plant("cell.h", "if (!lives && __atomic", "if (__atomic"),
+    "a lock of a live process is taken over": Plant("cell.h", "if (!lives && __atomic", "if (__atomic"),
 }
 
 

@@ -424,7 +424,7 @@ class Running:
         return self._process.pid
 
     def get(self, path: str) -> tuple[int, str]:
-        """Status and body of one request, on a connection of its own."""
+        """Status and body of one request, on a new connection."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=BOUND)
         try:
             connection.request("GET", path)

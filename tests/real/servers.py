@@ -59,7 +59,7 @@ def wait_until(condition: Callable[[], Any], what: str, bound: float = BOUND) ->
 
 
 class Gunicorn:
-    """gunicorn with a site whose handler counts, in a directory of its own."""
+    """gunicorn with a site whose handler counts, in a separate directory."""
 
     def __init__(self, directory: Path, *options: str, site: str = SITE, config: str = "") -> None:
         self.directory = directory
@@ -111,7 +111,7 @@ class Gunicorn:
             return False
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
-        """Answer of one request on a connection of its own: status and body."""
+        """Status and body of one request, on a new connection."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=BOUND)
         try:
             connection.request("GET", path, headers=headers or {})

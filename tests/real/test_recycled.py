@@ -84,9 +84,9 @@ def sizes(server: Gunicorn) -> dict[str, Any]:
 
 @pytest.mark.storm
 def test_a_thousand_recycled_workers_do_not_enlarge_pages_or_block(tmp_path: Path) -> None:
-    """Every worker has gauges of its own and answers one request; the master has the block's fifth row.
+    """Every worker has its gauges and answers one request; the master has the block's fifth row.
 
-    The quick one beside it is tests/test_handles.py::test_recycled_workers_do_not_enlarge_block_or_exposition.
+    A quick test of the same is tests/test_handles.py::test_recycled_workers_do_not_enlarge_block_or_exposition.
     """
     (tmp_path / "gunicorn.conf.py").write_text(CONFIG)
     config = f"path: {{data: data}}\nstats: {{max_workers: {WORKERS + 1}, capacity: 4096}}\n"

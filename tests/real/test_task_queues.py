@@ -162,7 +162,7 @@ def port(tmp_path: Path) -> Iterator[int]:
 
 
 class Workers:
-    """The workers of a queue, in a directory of their own."""
+    """The workers of a queue, in a separate directory."""
 
     def __init__(self, queue: TaskQueue, directory: Path, port: int, **stats: object) -> None:
         self._directory, self._queue, self._port = directory, queue, port
@@ -256,7 +256,7 @@ def test_operations_that_tasks_hold_in_buffered_mode_are_kept_after_a_stop(
     queue: TaskQueue, tmp_path: Path, port: int
 ) -> None:
     if not queue.buffered:
-        pytest.skip("the table of the document says that it is lost")
+        pytest.skip("the table of the document says that held operations are lost")
     workers = Workers(queue, tmp_path, port, max_workers=8, no_buffer=False, flush_interval_ms=3_600_000)
     with workers:
         workers.do(20)

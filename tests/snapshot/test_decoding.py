@@ -53,7 +53,7 @@ DECLARED = [
 
 @FUZZ
 @given(st.lists(ROWS, max_size=20), st.sets(st.integers(0, 20)), st.booleans())
-def test_c_packs_what_the_general_code_does(rows: list[tuple[Any, ...]], carried: set[int], is_ascii: bool) -> None:
+def test_c_and_the_general_code_pack_alike(rows: list[tuple[Any, ...]], carried: set[int], is_ascii: bool) -> None:
     columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
     texts = [json.dumps(column, ensure_ascii=is_ascii).encode(errors="replace") for column in columns]
     c, general = packed_by_both(texts, carried)
@@ -61,7 +61,7 @@ def test_c_packs_what_the_general_code_does(rows: list[tuple[Any, ...]], carried
 
 
 def packed_by_both(texts: list[bytes], carried: set[int]) -> list[Any]:
-    """Return what C and the general code make of a file with lists of keys, kinds, creation times and values."""
+    """Return the results of C and of the general code for a file with these lists."""
     if packing.bulk is None:
         pytest.skip("the C extension is not built")
     names, kinds, created, values = texts
@@ -78,7 +78,7 @@ def packed_by_both(texts: list[bytes], carried: set[int]) -> list[Any]:
 
 
 def decoded(content: bytes) -> Any:
-    """Return what is made of a file, in any order, or "refused"."""
+    """Return the series and values of a file, sorted, or "refused"."""
     try:
         saved = decode(Path("simple.json"), content)
     except SnapshotError:

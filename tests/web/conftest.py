@@ -19,7 +19,7 @@ from shmstats.web import create_app
 
 @pytest.fixture(scope="session", autouse=True)
 def _found_by_servers() -> Iterator[None]:
-    """Make real servers use this checkout of the package, whatever their working directory."""
+    """Make real servers use this checkout of the package in any working directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(shmstats.__file__).parents[1]), prepend=os.pathsep)
         yield

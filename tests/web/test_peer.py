@@ -61,7 +61,7 @@ def asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
         try:
             socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4).close()
         except OSError as error:
-            pytest.skip(f"the kernel lets nobody ask: {error}")
+            pytest.skip(f"the kernel refuses the query: {error}")
     return str(request.param)
 
 

@@ -13,7 +13,7 @@ def test_peers_are_one_group_of_targets(serve: Callable[..., FlaskClient]) -> No
     assert answer.get_json() == [{"targets": ["web-1:8000", "[::1]:8000"]}]
 
 
-def test_without_peers_there_is_no_group(serve: Callable[..., FlaskClient]) -> None:
+def test_without_peers_there_is_no_group_of_targets(serve: Callable[..., FlaskClient]) -> None:
     assert serve().get("/stats/targets").get_json() == []
 
 

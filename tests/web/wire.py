@@ -22,7 +22,7 @@ class Answer(NamedTuple):
 
 
 def exchange(address: tuple[str, int], request: bytes, source: tuple[str, int] | None = None) -> Answer:
-    """Send bytes on a connection of their own and return the answer."""
+    """Send bytes on a new connection and return the answer."""
     with socket.create_connection(address, BOUND, source) as connection:
         connection.sendall(request)
         received = b""

@@ -119,7 +119,7 @@ def save(directory: str) -> float:
 def restore(directory: str, **section: Any) -> tuple[float, float, int]:
     """Attach a block that is made from a saved snapshot.
 
-    Returns ns, ns of processor time, and the sum of what is restored.
+    Returns ns, ns of processor time, and the sum of the restored values.
     """
     start, used = time.perf_counter_ns(), time.process_time_ns()
     configure(directory, persist=True, **section)
