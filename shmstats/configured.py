@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from . import config, lifecycle
+from . import lifecycle
 from .attachment.slow_path import SharedProvider
 from .block import BlockError
 from .block.lock import Guard
+from .config import ConfigError, Settings, load
 from .handles import HandleKeeper
 from .sinks.fanout import FanOut
 
@@ -39,8 +40,7 @@ class Configured(HandleKeeper):
         super().__init__()
         self.config_error = ""
         self._guard = Guard()
-        self._configuring = False
-        self._settings: config.Settings | None = None
+        self._settings: Settings | None = None
         self._fan_out = FanOut(None)
         self._statsd: GuardedProvider | None = None
         self._leave_when_dropped = weakref.finalize(self, _nothing)
@@ -62,7 +62,8 @@ class Configured(HandleKeeper):
             BlockError: the data directory has a block that must not be used.
             OSError: shared memory is full or not usable.
         """
-        former = self._configure(config)
+        with self._guard:
+            former = self._use(load(config))
         former.close()
         shared = self._fan_out.shared
         if shared is not None:
@@ -90,11 +91,7 @@ class Configured(HandleKeeper):
             yield
         finally:
             with self._guard:
-                former = self._fan_out
-                if before is None:
-                    self._use(config.load(_DISABLED), former)
-                else:
-                    self._use(before, former)
+                former = self._use(before or load(_DISABLED))
                 self._settings = before
             former.close()
 
@@ -104,7 +101,7 @@ class Configured(HandleKeeper):
         return self._settings is not None
 
     @property
-    def settings(self) -> config.Settings:
+    def settings(self) -> Settings:
         """The current settings; they are looked for if there are none yet.
 
         Raises:
@@ -115,27 +112,22 @@ class Configured(HandleKeeper):
             return settings
         with self._guard:
             if self._settings is None:
-                self._configure(None)
+                self._use(load(None))
             assert self._settings is not None
             return self._settings
 
     @property
     def shared(self) -> SharedProvider | None:
         """The shared block's provider; None if statistics are disabled or the configuration has an error."""
-        if self._settings is None and not self.is_configuring:
+        if self._settings is None and not self._guard.is_held():  # else this is a signal handler
             with self._guard:
                 try:
                     _ = self.settings
-                except config.ConfigError as error:
-                    self._settings = config.load(_DISABLED)
+                except ConfigError as error:
+                    self._settings = load(_DISABLED)
                     self.config_error = str(error)
                     self._guard.defer(self._tell_config_error)
         return self._fan_out.shared
-
-    @property
-    def is_configuring(self) -> bool:
-        """Whether a signal handler has interrupted this thread while it configures."""
-        return self._configuring and self._guard.held
 
     def flush(self) -> None:
         """Flush what this process has buffered: to the block, and to further providers that buffer.
@@ -152,7 +144,6 @@ class Configured(HandleKeeper):
     def forget(self) -> None:
         """Reset in the child of a fork: no thread can hold the guard any more, and leaving is the parent's task."""
         self._guard = Guard()
-        self._configuring = False
 
     def leave(self) -> None:
         """Leave the block at exit."""
@@ -171,22 +162,12 @@ class Configured(HandleKeeper):
         lifecycle.arrange_exit()
         return self._fan_out
 
-    def _configure(self, given: str | os.PathLike[str] | Mapping[str, Any] | None) -> FanOut:
-        """Adopt a configuration; returns what was counted into before, for the caller to close."""
-        with self._guard:
-            self._configuring = True
-            try:
-                settings = config.load(given)
-                former = self._fan_out
-                self._use(settings, former)
-                self._settings = settings
-                self.config_error = ""
-            finally:
-                self._configuring = False
-        return former
+    def _use(self, settings: Settings) -> FanOut:
+        """Replace what was counted into before, in one step; returns that, for the caller to close.
 
-    def _use(self, settings: config.Settings, former: FanOut) -> None:
-        """Replace what was counted into before by what the settings say, in one step."""
+        The guard is held: a signal handler's operations are deferred.
+        """
+        former = self._fan_out
         others = tuple(provider for provider in former.others if provider is not self._statsd)
         statsd = None
         if settings.statsd.enabled and settings.stats.enabled:
@@ -209,6 +190,9 @@ class Configured(HandleKeeper):
             self._guard.defer(self._statsd.close)
         self._statsd = statsd
         self._fan_out = FanOut(shared, others)
+        self._settings = settings
+        self.config_error = ""
+        return former
 
     def _guarded(self, provider: Provider) -> GuardedProvider:
         """Return a guard around a further provider, which then can neither raise nor hang. Imported only if used."""

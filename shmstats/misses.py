@@ -23,7 +23,7 @@ from .checks import (
 from .configured import Configured
 from .core import Counter, Gauge, Recorder, Series
 from .exemplars import add_exemplar
-from .series import Exemplar, Value
+from .series import Exemplar, Labels, Value
 from .sinks.fanout import FanOut
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -40,27 +40,7 @@ def moment_at(microseconds: int) -> datetime | None:
         return None
 
 
-_Self = TypeVar("_Self", bound="Misses")
 _Parameters = ParamSpec("_Parameters")
-
-
-def delivered(
-    deliver: Callable[Concatenate[_Self, FanOut, _Parameters], None],
-) -> Callable[Concatenate[_Self, _Parameters], None]:
-    """Call a method of what the registry counts into; later if this thread is just configuring that."""
-
-    @functools.wraps(deliver)
-    def call(self: _Self, /, *arguments: _Parameters.args, **named: _Parameters.kwargs) -> None:
-        if self._configuring and self.is_configuring:
-            self._guard.defer(functools.partial(call, self, *arguments, **named))
-            return
-        fan_out = self._fan_out if self._settings is not None else self._ready()
-        deliver(self, fan_out, *arguments, **named)
-        if self._exiting and fan_out.shared is not None:
-            fan_out.shared.close()  # close again at once, because the interpreter is exiting
-
-    return call
-
 
 _Registry = TypeVar("_Registry", bound=Configured)
 
@@ -131,77 +111,60 @@ class Misses(Configured):
 
     def _count_with_exemplar(self, series: Series, n: int = 1, *, exemplar: Mapping[str, object] | None = None) -> None:
         """Do the ``incr`` of a counter's handle, with an exemplar."""
-        pairs = () if exemplar is None else check_exemplar(exemplar)
+        pairs = None if exemplar is None else check_exemplar(exemplar)
         n = check_integer("n", n)
         series.incr(n)  # type: ignore[attr-defined]
-        if exemplar is not None:
-            self._deliver_exemplar(series, Exemplar(pairs, n, time.time()))
+        self._keep_exemplar(series, pairs, n)
 
     def _observe_with_exemplar(
         self, series: Series, value: int | float, /, *, exemplar: Mapping[str, object] | None = None
     ) -> None:
         """Do as the ``observe`` of a handle of a histogram, with an exemplar."""
-        pairs = () if exemplar is None else check_exemplar(exemplar)
+        pairs = None if exemplar is None else check_exemplar(exemplar)
         observed = check_duration("value", value)
         series.observe(observed)  # type: ignore[attr-defined]
-        if exemplar is not None:
-            self._deliver_exemplar(series, Exemplar(pairs, observed, time.time()))
+        self._keep_exemplar(series, pairs, observed)
 
-    @delivered
-    def _deliver_exemplar(self, fan_out: FanOut, series: Series, exemplar: Exemplar) -> None:
-        if fan_out.shared is not None:
-            fan_out.shared.annotate(series, functools.partial(add_exemplar, exemplar))
+    def _keep_exemplar(self, series: Series, pairs: Labels | None, value: float) -> None:
+        if pairs is not None:
+            self._deliver(FanOut.annotate, series, functools.partial(add_exemplar, Exemplar(pairs, value, time.time())))
 
     def _count_series(self, sign: int, series: Series, n: int | float) -> None:
         if isinstance(series, Gauge) and not hasattr(n, "__index__"):
             amount = sign * check_number("n", n)
             check_handle(series)
-            self._deliver_move(series, amount)
-            self._keep_bound(series)
+            self._deliver(FanOut.move, series, amount)
         else:
             whole = check_integer("n", n)
             check_handle(series)
-            self._count_whole(sign, series, whole)
+            self._deliver(FanOut.count, sign, series, whole)
+        self._keep_bound(series)
 
-    def _count_whole(self, sign: int, series: Series, n: int) -> None:
-        self._deliver_count(sign, series, n)
-        if not series.labels:
-            self._keep_bound(series)
-
-    @delivered
-    def _deliver_count(self, fan_out: FanOut, sign: int, series: Series, n: int) -> None:
-        fan_out.count(sign, series, n)
-
-    @delivered
-    def _deliver_move(self, fan_out: FanOut, series: Series, n: int | float) -> None:
-        fan_out.move(series, n)
-
-    @delivered
-    def _deliver_set(self, fan_out: FanOut, series: Series, value: int | float) -> None:
-        fan_out.set(series, value)
-
-    @delivered
-    def _deliver_observation(self, fan_out: FanOut, series: Series, value: float) -> None:
-        fan_out.observe(series, value)
-
-    @delivered
-    def _deliver_moment(self, fan_out: FanOut, series: Series, moment: datetime) -> None:
-        fan_out.note(series, moment, moment - EPOCH)
-
-    @delivered
-    def _deliver_total(self, fan_out: FanOut, series: Series, value: int) -> None:
-        fan_out.set_total(series, value)
+    def _deliver(
+        self,
+        operation: Callable[Concatenate[FanOut, _Parameters], None],
+        *arguments: _Parameters.args,
+        **named: _Parameters.kwargs,
+    ) -> None:
+        """Do an operation on what the registry counts into; later if this thread is just configuring that."""
+        if self._guard.is_held():
+            self._guard.defer(functools.partial(self._deliver, operation, *arguments, **named))
+            return
+        fan_out = self._fan_out if self._settings is not None else self._ready()
+        operation(fan_out, *arguments, **named)
+        if self._exiting and fan_out.shared is not None:
+            fan_out.shared.close()  # close again at once, because the interpreter is exiting
 
     def _set_series(self, series: Series, value: int | float) -> None:
         value = check_number("value", value)
         check_handle(series)
-        self._deliver_set(series, value)
+        self._deliver(FanOut.set, series, value)
         self._keep_bound(series)
 
     def _observe_series(self, series: Series, value: int | float) -> None:
         value = check_duration("value", value)
         check_handle(series)
-        self._deliver_observation(series, value)
+        self._deliver(FanOut.observe, series, value)
         self._keep_bound(series)
 
     def _value(self, series: Series) -> Value:

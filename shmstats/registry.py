@@ -31,9 +31,10 @@ from .checks import (
 from .core import Counter, Gauge, Histogram, Series
 from .handles import Labelled
 from .layout import CELL
-from .misses import MISSING, behind_the_core, moment_at
+from .misses import EPOCH, MISSING, behind_the_core, moment_at
 from .series import Snapshot, Value, by_category
 from .sinks import Provider, check_provider
+from .sinks.fanout import FanOut
 from .states import States
 from .timer import Timer
 
@@ -130,7 +131,7 @@ class Registry(States):
         """
         value = check_integer("value", value)
         series = self._made(category, metric, Gauge, labels)
-        self._deliver_total(series, value)
+        self._deliver(FanOut.set_total, series, value)
         self._keep_bound(series)
 
     @overload
@@ -192,8 +193,8 @@ class Registry(States):
             labels: as for `counter`.
             labelnames: as for `counter`.
 
+        Raises:
             DeclarationError: and other errors, as `counter` does.
-            DeclarationError: and others, as `counter` does.
         """
         return self._handle_of(category, metric, Histogram, labels, labelnames)
 
@@ -370,7 +371,7 @@ class Registry(States):
         """
         series = self._made(category, metric, Series, labels)
         moment = datetime.now(UTC) if moment is None else check_moment("moment", moment)
-        self._deliver_moment(series, moment)
+        self._deliver(FanOut.note, series, moment, moment - EPOCH)
         self._keep_bound(series)
 
     def get_timestamp(

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from .block import KindError
 from .block.keys import check_text
 from .checks import check_category, check_labels, check_states
-from .misses import Misses, delivered
-from .series import INFO, STATE, Labels
+from .misses import Misses
+from .series import INFO, STATE
 from .sinks.fanout import FanOut
 
 
@@ -57,7 +57,7 @@ class States(Misses):
             self.declare(category, metric, kind=INFO)
         elif definition.declared.shown != INFO:
             raise KindError(f"metric {metric!r} of category {category!r} is not declared as an info")
-        self._deliver_shown(category, metric, base, {tuple(sorted((*base, *said))): 1})
+        self._deliver(FanOut.show, category, metric, base, {tuple(sorted((*base, *said))): 1})
 
     def state(self, category: str, metric: str, state: str, *, labels: Mapping[str, object] | None = None) -> None:
         """Set the current state of a thing.
@@ -84,7 +84,7 @@ class States(Misses):
         if any(name in (STATE, metric) for name, _ in base):
             raise ValueError(f"labels of a state must have neither {STATE!r} nor {metric!r}: {dict(base)!r:.200}")
         wanted = {tuple(sorted((*base, (STATE, each)))): int(each == state) for each in states}
-        self._deliver_shown(category, metric, base, wanted)
+        self._deliver(FanOut.show, category, metric, base, wanted)
 
     def declare(self, category: str, metric: str, *, kind: str) -> None:
         """Declare a metric."""
@@ -103,10 +103,3 @@ class States(Misses):
         if states is not None:
             raise ValueError(f'states are for kind="state"; a {kind} has none')
         self._states.pop((category, metric), None)
-
-    @delivered
-    def _deliver_shown(
-        self, fan_out: FanOut, category: str, metric: str, base: Labels, wanted: Mapping[Labels, int]
-    ) -> None:
-        if fan_out.shared is not None:
-            fan_out.shared.show(category, metric, base, wanted)

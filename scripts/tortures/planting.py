@@ -51,8 +51,8 @@ FAULTS = {
     ),
     "dropped-during-init": Fault(
         "configured.py",
-        "former = self._fan_out\n                self._use(",
-        "former = self._fan_out\n                self._fan_out = FanOut(None)\n                self._use(",
+        "former = self._fan_out\n",
+        "former = self._fan_out\n        self._fan_out = FanOut(None)\n",
     ),
     "attached-again": Fault("attachment/attachment.py", "        self.retired = True\n", ""),
     "raised-while-leaving": Fault("attachment/saver.py", "with suppress(ValueError, OSError):", "if True:"),

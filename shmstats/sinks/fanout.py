@@ -5,10 +5,12 @@ Further providers do not get labels: they get all operations of a metric under i
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ..core import Series
+from ..series import Labels
 
 if TYPE_CHECKING:
     from ..attachment.slow_path import SharedProvider
@@ -71,6 +73,16 @@ class FanOut:
         if self.shared is not None:
             self.shared.note(series, since_1970 // timedelta(microseconds=1))
         self._tell("timestamp", series, moment)
+
+    def annotate(self, series: Series, change: Callable[[bytes], bytes]) -> None:
+        """Change the note of a series; further providers have none."""
+        if self.shared is not None:
+            self.shared.annotate(series, change)
+
+    def show(self, category: str, metric: str, base: Labels, wanted: Mapping[Labels, int]) -> None:
+        """Make the series of a thing exactly these; further providers have neither infos nor states."""
+        if self.shared is not None:
+            self.shared.show(category, metric, base, wanted)
 
     def flush(self) -> None:
         """Flush what this process has buffered.
