@@ -11,7 +11,7 @@ import struct
 from array import array
 from typing import TYPE_CHECKING, Any
 
-from .lazy import lazy_property
+from .once import lazy_property
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,8 +14,8 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from ..lately import Lately
 from ..lifecycle import no_fork
+from ..once import Lately
 from ..proc import ProcessUse, uses_of
 from ..reading.reader import BlockReader
 

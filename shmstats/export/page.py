@@ -18,7 +18,7 @@ from shmstats.bounds import shown_in_text
 from shmstats.export.naming import SYSTEM_FIGURES, ExposedFamily, ExposedSeries, Namer, is_time
 from shmstats.export.view import View
 from shmstats.frozen import NamedTuple
-from shmstats.lazy import lazy_property
+from shmstats.once import lazy_property
 from shmstats.series import FOREIGN, Exemplar, Kind, Labels, Name, Snapshot
 
 

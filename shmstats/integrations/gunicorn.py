@@ -20,7 +20,7 @@ from time import monotonic, perf_counter
 from typing import Any, ParamSpec
 
 from .. import registry as registries
-from ..looks import UNSEEN
+from ..reading.requests import UNSEEN
 from ._gunicorn_metrics import ABORTED, LEFT, RUNNING, SYNC, THREAD, GunicornWorker, Master, capacity_of, failures
 from ._requests import CLIENT_LEFT, OTHER, status_label
 

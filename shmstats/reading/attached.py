@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..block import Block
 from ..block.lock import importing
-from ..lazy import lazy_property
+from ..once import lazy_property
 
 if TYPE_CHECKING:
     from .reader import BlockReader

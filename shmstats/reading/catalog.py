@@ -23,7 +23,7 @@ from ..block.records import CARRIED, DECLARED, MONOTONIC, READY
 from ..bounds import DEFAULT_BOUNDS
 from ..core import bulk, list_series
 from ..layout import BEFORE_BUCKETS, NAME, REMOVED
-from ..lazy import lazy_property
+from ..once import lazy_property
 from ..series import FOREIGN, Declaration, Kind, Mode, Name, SeriesKey
 
 _NOTHING_DECLARED = Declaration(Kind.COUNTER)

@@ -23,8 +23,8 @@ from ..block.workers import Worker, WorkerTable
 from ..core import bulk
 from ..exemplars import read_exemplars
 from ..frozen import NamedTuple
-from ..lately import Lately
 from ..layout import COUNTER_WIDTH, NAME, PAGE
+from ..once import Lately
 from ..series import FOREIGN, Declaration, Exemplar, Kind, Name, Snapshot, Value
 from .breakdown import by_row
 from .catalog import Catalog, NameReader

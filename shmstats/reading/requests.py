@@ -8,7 +8,12 @@ from ..block.layout import WORKER, Layout
 from ..block.workers import Worker
 from ..frozen import NamedTuple
 from ..layout import REQUEST, REQUESTS_PER_WORKER
-from ..looks import is_look
+
+#: Key of a WSGI environment by which an endpoint marks a request that only looks at statistics: it is not counted.
+UNSEEN = "shmstats.unseen"
+
+#: Paths of the live page, wherever it is mounted; no list of requests has them.
+_LOOKS = ("/stats/live", "/stats/live/data", "/stats/history", "/debug/requests", "/debug/stacks")
 
 _REQUEST = REQUEST.struct
 _SERVING = WORKER.offset("serving")
@@ -57,7 +62,7 @@ def _of_worker(buf: memoryview, layout: Layout, worker: Worker) -> tuple[list[Re
     entries = layout.requests + worker.slot * REQUESTS_PER_WORKER * REQUEST.size
     offsets = range(entries, entries + REQUESTS_PER_WORKER * REQUEST.size, REQUEST.size)
     entries_now = (entry for offset in offsets if (entry := _read(buf, offset)) is not None)
-    requests = [Request(worker.pid, began, text) for began, text in entries_now if not is_look(text)]
+    requests = [Request(worker.pid, began, text) for began, text in entries_now if not text.endswith(_LOOKS)]
     begun = sum(_REQUEST.unpack_from(buf, offset)[1] + 1 >> 1 for offset in offsets)
     requests.sort(key=lambda request: request.began)
     return requests, int.from_bytes(buf[slot + 4 : slot + 8], "little"), begun

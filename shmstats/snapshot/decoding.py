@@ -17,7 +17,7 @@ from ..block.keys import check_text
 from ..bounds import Bounds, from_json
 from ..frozen import NamedTuple
 from ..layout import INT64_MAX, INT64_MIN
-from ..lazy import lazy_property
+from ..once import lazy_property
 from ..series import Distribution, Kind, Labels, Name, Snapshot, Value
 from .format import SnapshotError, checked
 from .packing import LAST_MOMENT, MAX_HELP, MAX_UNIT, SENSELESS, Declared, Packing, declared_text, key_of

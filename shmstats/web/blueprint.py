@@ -19,8 +19,8 @@ from ..attachment.slow_path import SharedProvider
 from ..block import BlockError
 from ..config import Settings
 from ..frozen import NamedTuple
-from ..looks import UNSEEN
 from ..reading.attached import AttachedBlock
+from ..reading.requests import UNSEEN
 from ..registry import stats
 from .access import check_access, public
 from .responses import error_response, keep_to_itself

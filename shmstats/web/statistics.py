@@ -19,7 +19,7 @@ from ..config import Settings, StatsSettings
 from ..debug.processes import pool_figures, system_figures
 from ..export import ESCAPINGS, FORMATS, Format, View, negotiate, to_document, to_structured
 from ..history.ring import RingError
-from ..lately import Lately
+from ..once import Lately
 from ..reading.attached import AttachedBlock
 from ..registry import stats
 from ..series import Snapshot
