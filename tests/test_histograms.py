@@ -226,7 +226,7 @@ def test_restored_observations_of_other_bounds_are_marked(
     shmstats.snapshot.store.save(tmp_path / "0" / "stats", series.Snapshot([name], [value]))
     ways = (
         lambda into: fill(into, print),
-        lambda into: import_module("shmstats.attachment.moving").move(series.Snapshot([name], [value]), into),
+        lambda into: import_module("shmstats.attachment.restoring").move(series.Snapshot([name], [value]), into),
     )
     for number, bring in enumerate(ways):
         into = attach(directory=tmp_path / str(number))

@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 
 from .. import lifecycle, native
 from ..descriptors import above_standard, leads_to
-from . import beats
-from .peers import Listener
+from .peers import BEAT_SECONDS, Listener, beat
 
 log = logging.getLogger("shmstats")
 
@@ -149,7 +148,7 @@ class Agent:
     def __init__(
         self, tasks: Sequence[Task], socket: str, owner: int, answers: Mapping[str, Callable[[], Any]]
     ) -> None:
-        self._tasks = (*tasks, Task(beats.INTERVAL, self._beat))
+        self._tasks = (*tasks, Task(BEAT_SECONDS, self._beat))
         self._answers = answers
         self._socket, self._owner = socket, owner
         self._listener: Listener | None = None
@@ -256,7 +255,7 @@ class Agent:
             self._listen_at = time.monotonic() + RETRY_SECONDS
             try:
                 listener = Listener(self._socket, self._owner)
-                beats.beat(self._socket)
+                beat(self._socket)
                 if self._stopped:
                     listener.close()
                 else:
@@ -290,7 +289,7 @@ class Agent:
                     due[number] = time.monotonic() + task.interval
 
     def _beat(self) -> None:
-        beats.beat(self._socket)
+        beat(self._socket)
 
     def _do(self, work: Callable[..., object], *arguments: object) -> None:
         try:

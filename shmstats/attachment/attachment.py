@@ -11,16 +11,17 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import lifecycle, native
 from ..block import BlockError, BlockFullError
 from ..block.declarations import Definition
+from ..block.declaring import Change, declare
 from ..block.identity import may_have_saved
-from ..block.lock import guards, held_guard, importing, tell
+from ..block.lock import deferred, guards, held_guard, late, tell
 from ..block.outdated import remove_outdated
 from ..config import Settings
 from ..core import Registrar
@@ -28,15 +29,11 @@ from ..once import Once
 from ..reading.attached import AttachedBlock
 from ..series import Declaration, Snapshot
 from .agent import RETRY_SECONDS, Agent, Task
-from .deferring import deferred
+from .buffer import Buffer
 from .late import import_as_root
 from .own_metrics import OPERATIONS_DROPPED, add_to_own, note_held, register_own
 from .peers import remove_stale, socket_path
 from .saver import Saver
-
-if TYPE_CHECKING:
-    from ..block.declaring import Change
-    from .buffer import Buffer
 
 _RETRY_SECONDS = 1.0
 
@@ -184,9 +181,7 @@ class Attachment:
         try:
             block = self._attach()
             guards.current.defer(self._start_agent)
-            with importing():
-                from .moving import move
-            move(carried, block)
+            _restoring().move(carried, block)
         except (BlockError, OSError) as error:
             tell(f"the counts of a block whose file was removed are lost: {error}")
         return self._block is not None
@@ -217,7 +212,7 @@ class Attachment:
                     buffer.flush()
 
     def answer(self, question: str, give: Callable[[], Any]) -> None:
-        """Answer a further question of other workers (`shmstats.attachment.peers.ask_all`), from now on.
+        """Answer a further question of other workers (`shmstats.attachment.asking.ask_all`), from now on.
 
         Args:
             question: a short text in ASCII, without line breaks.
@@ -288,8 +283,6 @@ class Attachment:
         if block.workers.met_dead:
             remove_stale(block.name, {worker.slot for worker in block.workers.live()})
         if not stats.no_buffer:
-            with importing():
-                from .buffer import Buffer
             self._buffer = Buffer.of(block, stats.buffer_size, self._flush_or_tell)
 
     def _declare(self, block: AttachedBlock, category: str, metric: str) -> Change | None:
@@ -297,9 +290,7 @@ class Attachment:
         definition = self._declared[category, metric]
         try:
             with block.damage_named():
-                change: Change | None = _declaring().declare(
-                    block, category, metric, definition.declared, definition.moment
-                )
+                change = declare(block, category, metric, definition.declared, definition.moment)
         except BlockFullError as error:
             self._log_once(f"metric {metric!r} of category {category!r} cannot be declared: {error}")
             return None
@@ -395,30 +386,16 @@ def tell_change(category: str, metric: str, change: Change) -> None:
     tell(text, logging.WARNING)
 
 
-@cache
 def _restoring() -> ModuleType:
-    with importing():
-        from . import restoring
-    return restoring
-
-
-@cache
-def _declaring() -> ModuleType:
-    with importing():
-        from ..block import declaring
-    return declaring
+    return late("shmstats.attachment.restoring")
 
 
 def _stacks() -> Any:
-    with lifecycle.no_fork():
-        from ..debug.stacks import stacks
-    return stacks()
+    return late("shmstats.debug.stacks").stacks()
 
 
 def _memory() -> Any:
-    with lifecycle.no_fork():
-        from ..debug.processes import memory
-    return memory()
+    return late("shmstats.debug.processes").memory()
 
 
 def _finish(saver: Saver | None, block: AttachedBlock) -> None:

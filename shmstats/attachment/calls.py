@@ -12,9 +12,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from .. import lifecycle
 from ..block import BlockFullError, DeclarationError, KindError, SeriesLimitError
 from ..block.errors import OF_LEAVING
+from ..block.lock import deferred
 from ..reading.attached import AttachedBlock
 from .attachment import Attachment
-from .deferring import deferred
 
 _Attachment = TypeVar("_Attachment", bound=Attachment)
 _Parameters = ParamSpec("_Parameters")

@@ -1,23 +1,21 @@
-"""Changes of names: declaring, removing and setting to 0, for all workers."""
+"""Changes of names: declaring, removing, setting to 0, infos and states, for all workers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Mapping
 
-from ..block import Record
+from ..block import KindError, Record
 from ..block.declarations import Definition
+from ..block.declaring import Change, give_way
 from ..block.keys import encode_key
-from ..block.lock import importing
+from ..block.lock import deferred
 from ..block.records import CARRIED
 from ..exemplars import read_exemplars
 from ..reading.attached import AttachedBlock
 from ..series import INFO, Declaration, Kind, Labels
 from .attachment import Attachment, tell_change
-from .calls import is_left, question
-from .deferring import deferred
-
-if TYPE_CHECKING:
-    from ..block.declaring import Change
+from .calls import is_left, operation, question
 
 _NO_CHANGE: Change | None = None
 
@@ -62,8 +60,6 @@ class Changes(Attachment):
 
     @question(_NO_CHANGE)
     def _give_way(self, block: AttachedBlock, category: str, metric: str, rivals: list[str]) -> Change | None:
-        with importing():
-            from ..block.declaring import give_way
         return give_way(block, category, metric, self._declared[category, metric], rivals)
 
     def remove(self, category: str, metric: str | None, labels: Labels | None = None) -> int:
@@ -106,6 +102,45 @@ class Changes(Attachment):
                 if read_exemplars(block.names.note(record.number)):
                     block.annotate(record, b"")
         return len(records)
+
+    @operation
+    def show(
+        self, block: AttachedBlock, category: str, metric: str, base: Labels, wanted: Mapping[Labels, int]
+    ) -> None:
+        """Make the series of a thing exactly these: infos and states, of which only the last ones set exist.
+
+        The note of a series has the labels of its thing, because an info has further labels of its own.
+
+        Args:
+            block: the attached one.
+            category: of the metric.
+            metric: of the category.
+            base: the labels of the thing.
+            wanted: labels of each series, including those of the thing, and its value.
+
+        Raises:
+            KindError: the metric is not a gauge.
+        """
+        limit = self._settings.stats.max_series_per_metric
+        mine, note = self._mine(category, metric), json.dumps(base).encode()
+        with block.exclusive():
+            kept, families = set(), set()
+            for labels, value in wanted.items():
+                record = block.find_or_add(encode_key(category, metric, labels), Kind.GAUGE, limit, mine)
+                if record.kind is not Kind.GAUGE:
+                    raise KindError(
+                        f"metric {metric!r} of category {category!r} is a {record.kind.name.lower()}, not an info or"
+                        f" a state"
+                    )
+                block.cells.set_gauge(block.row_for(record), record.cell, value, block.cells.generation)
+                if block.names.note(record.number) != note:
+                    block.names.annotate(record.number, note)
+                kept.add(record.number)
+                families.add(record.family)
+            beside = [each for family in families for each in block.names.members_of(block.names.record(family))]
+            gone = [each for each in beside if each.number not in kept and block.names.note(each.number) == note]
+            if gone:
+                block.remove([record.number for record in gone])
 
 
 def _is_info(block: AttachedBlock, record: Record) -> bool:

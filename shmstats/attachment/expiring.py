@@ -13,7 +13,7 @@ from ..block.keys import OVERFLOW, encode_key
 from ..config import Settings
 from ..reading.attached import AttachedBlock
 from ..series import Kind, Labels, Name, Snapshot, Value
-from .moving import add_value
+from .restoring import add_value
 
 #: Checks within the time after which a label set is removed, and most seconds between two checks.
 _LOOKS, _LONGEST = 8, 60.0

@@ -11,8 +11,8 @@ from ..block import Worker
 from ..core import CORE
 from ..reading.reader import BlockReader
 from ..series import Snapshot
-from .beats import is_listening
 from .own_metrics import OPERATIONS_DROPPED, OWN
+from .peers import is_listening
 
 #: The parts of a block that can be full; rows cannot, as they are shared if they are scarce.
 _PARTS = ("names", "cells", "heap")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import sys
 
 from .. import lifecycle
-from ..block.lock import guards, importing, tell
+from ..block.lock import guards, late, tell
 from ..once import Once
 
 #: All of them but what pushes, which takes as long as all others; what they import themselves is not listed, unless
@@ -18,12 +17,8 @@ LATE_MODULES = (
     "ctypes._layout" if sys.version_info >= (3, 14) else "ctypes",
     "heapq",
     "multiprocessing.shared_memory",
-    "shmstats.attachment.buffer",
     "shmstats.attachment.expiring",
-    "shmstats.attachment.extremes",
-    "shmstats.attachment.moving",
     "shmstats.attachment.restoring",
-    "shmstats.block.declaring",
     "shmstats.debug.processes",
     "shmstats.debug.stacks",
     "shmstats.history.archive",
@@ -56,8 +51,7 @@ def _import_all() -> None:
     logged = Once()
     for module in LATE_MODULES:
         try:
-            with importing():
-                importlib.import_module(module)
+            late(module)
         except Exception as error:  # a fork must not fail
             if logged.first(str(error)):
                 tell(f"children that give up root may be unable to save or read: {error}", logging.WARNING)

@@ -8,10 +8,12 @@ answer is one line of JSON, and a connection carries one of each::
                                  <-         {"answer": [...]} or {"error": "..."}, and closes
 
 `Listener` is the worker's side. It never waits: the agent calls it when one of `Listener.descriptors` is ready. A slow
-client costs a descriptor until its time is over, but no time. `ask_all` is the asker's side: all workers at once, with
-one deadline. A process that cannot answer, because it is stopped or in C code, is reported as such. Both sides check by
-SO_PEERCRED (unix(7)) that the other is the owner of the block or root. The sockets are those of the operating system,
-even if gevent or eventlet have replaced Python's.
+client costs a descriptor until its time is over, but no time. The asker's side is `shmstats.attachment.asking`. Both
+check by SO_PEERCRED (unix(7)) that the other is the owner of the block or root. The sockets are those of the operating
+system, even if gevent or eventlet have replaced Python's.
+
+The agent also *beats*: it touches its socket at intervals, so that other processes see that it makes progress. The time
+of a touch is from the monotonic clock, which all processes of a machine share and nobody sets.
 """
 
 from __future__ import annotations
@@ -20,29 +22,26 @@ import json
 import logging
 import os
 import select
-import selectors
 import socket
 import stat
 import struct
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
 
 from .. import lifecycle, native
 from ..block.identity import SHARED_MEMORY, files_beside
+from ..block.workers import Worker
 from ..descriptors import above_standard, leads_to
 from ..frozen import Frozen
 
 log = logging.getLogger("shmstats")
 
-#: Seconds that the other processes have to answer.
-TIMEOUT = 1.0
-
-#: Most bytes of an answer.
-ANSWER_LIMIT = 16 * 2**20
+#: Seconds between two touches, and those without one after which a thread is considered stuck.
+BEAT_SECONDS = 5.0
+_STUCK_SECONDS = 3 * BEAT_SECONDS
 
 _QUESTION_LIMIT = 64
 _BACKLOG = 128
@@ -51,11 +50,6 @@ _BACKLOG = 128
 _CLIENTS = 64
 _ACCEPTED_AT_ONCE = 16
 _CLIENT_SECONDS = 2.0
-_PIECE = 2**16
-
-#: Most questions on their way at the same time: each takes a descriptor.
-_AT_ONCE = 256
-_RETRY_SECONDS = 0.02
 
 #: struct ucred: pid, uid, gid.
 _CREDENTIALS = struct.Struct("iII")
@@ -114,7 +108,7 @@ class Listener:
         self._owner = os.geteuid() if owner is None else owner
         self._clients: dict[int, _Client] = {}
         with ExitStack() as undo:
-            self._socket = _new_socket()
+            self._socket = new_socket()
             self._opened = os.fstat(self._socket.fileno())
             undo.callback(self._socket.close)
             _remove_socket(path, self._owner)
@@ -238,94 +232,6 @@ class Listener:
             self._drop(client)
 
 
-def ask_all(paths: Mapping[int, str], question: str, timeout: float = TIMEOUT) -> dict[int, Any | None]:
-    """Ask several workers one question at the same time.
-
-    A worker whose socket does not exist yet, or that is too busy at the moment, is tried again until
-    the time is over.
-
-    Args:
-        paths: the workers' sockets by pid, from `socket_path`.
-        question: to ask.
-        timeout: seconds for all of them together.
-
-    Returns:
-        For every pid the answer; None if none came.
-    """
-    deadline = time.monotonic() + timeout
-    answers: dict[int, Any | None] = dict.fromkeys(paths)
-    waiting = deque(paths)
-    calls: dict[int, _PendingAnswer] = {}
-    with selectors.DefaultSelector() as selector, ExitStack() as connections:
-        while (waiting or calls) and (left := deadline - time.monotonic()) > 0:
-            for _ in range(min(len(waiting), _AT_ONCE - len(calls))):
-                pid = waiting.popleft()
-                call = _call(paths[pid], pid, question)
-                if call is None:
-                    waiting.append(pid)
-                else:
-                    calls[pid] = call
-                    connections.callback(call.connection.close)
-                    selector.register(call.connection, selectors.EVENT_READ, call)
-            for key, _events in selector.select(min(left, _RETRY_SECONDS) if waiting else left):
-                call = key.data
-                if _hear(call):
-                    answers[call.pid] = _parsed(call.heard)
-                    selector.unregister(call.connection)
-                    call.connection.close()
-                    del calls[call.pid]
-    return answers
-
-
-class _PendingAnswer(Frozen):
-    """A question on its way, and the received part of its answer."""
-
-    pid: int
-    connection: socket.socket
-    heard: bytearray
-
-
-def _call(path: str, pid: int, question: str) -> _PendingAnswer | None:
-    """Send a question to a worker; None if that is not possible now."""
-    try:
-        connection = _new_socket()
-    except OSError:
-        return None
-    try:
-        connection.connect(path)
-        peer = peer_of(connection)
-        if peer.pid == pid and peer.uid in (os.stat(path).st_uid, 0):
-            connection.send(question.encode() + b"\n")
-            return _PendingAnswer(pid, connection, bytearray())
-    except OSError:
-        pass
-    connection.close()
-    return None
-
-
-def _hear(call: _PendingAnswer) -> bool:
-    """Receive a part of the answer; returns whether it is complete."""
-    try:
-        piece = call.connection.recv(_PIECE)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    call.heard.extend(piece)
-    return not piece or piece.endswith(b"\n") or len(call.heard) > ANSWER_LIMIT
-
-
-def _parsed(heard: bytearray) -> Any | None:
-    """Return the answer, or None if it is cut off, or reports an error."""
-    if not heard.endswith(b"\n"):
-        return None
-    try:
-        message = json.loads(heard)
-    except (ValueError, RecursionError):
-        return None
-    return message.get("answer") if isinstance(message, dict) else None
-
-
 def _answer(question: str, answers: Mapping[str, Callable[[], Any]]) -> bytes:
     """Return the line with the answer to a question."""
     message: dict[str, Any]
@@ -359,7 +265,7 @@ def peer_of(connection: socket.socket) -> Peer:
     return Peer(*_CREDENTIALS.unpack(credentials)[:2])
 
 
-def _new_socket() -> socket.socket:
+def new_socket() -> socket.socket:
     """Return a Unix stream socket that never waits."""
     make: type[socket.socket] = native.original("socket", "socket")
     connection = make(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -385,3 +291,48 @@ def _remove_socket(path: str, owner: int) -> None:
             f" it must be a socket of user {owner}, or not there"
         )
     os.unlink(path)
+
+
+def beat(path: str) -> None:
+    """Show that the thread that listens at a socket makes progress."""
+    now = time.monotonic_ns()
+    with suppress(OSError):
+        os.utime(path, ns=(now, now), follow_symlinks=False)
+
+
+def is_listening(name: str, slot: int) -> bool:
+    """Tell whether the worker in a slot of a block has a thread that has not been silent for too long."""
+    return 0 <= _silence(socket_path(name, slot)) <= _STUCK_SECONDS
+
+
+def _silence(path: str) -> float:
+    """Return for how many seconds a thread has been silent; -1 if there is none."""
+    try:
+        touched = os.lstat(path).st_mtime_ns
+    except OSError:
+        return -1.0
+    return max(time.monotonic_ns() - touched, 0) / 1e9
+
+
+class Watch:
+    """Reports each background thread that is stuck, once.
+
+    Args:
+        tell: called with a line about it.
+    """
+
+    def __init__(self, tell: Callable[[str], object]) -> None:
+        self._tell = tell
+        self._stuck: frozenset[int] = frozenset()
+
+    def look(self, name: str, workers: Iterable[Worker]) -> None:
+        """Check the live workers of the block with a segment's name."""
+        silences = {worker.pid: _silence(socket_path(name, worker.slot)) for worker in workers}
+        stuck = frozenset(pid for pid, seconds in silences.items() if seconds > _STUCK_SECONDS)
+        for pid in stuck - self._stuck:
+            self._tell(
+                f"the background thread of process {pid} has made no progress for {silences[pid]:.0f} s: it does not"
+                f" flush or save, and answers no debug questions. Possible causes: the process is stopped, it stays"
+                f" in C code without releasing the GIL, or uWSGI runs without enable-threads"
+            )
+        self._stuck = stuck

@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,13 +21,13 @@ from ..block import BlockError
 from ..block.errors import OF_LEAVING
 from ..block.identity import stats_directory
 from ..block.layout import SAVER
-from ..block.lock import importing
+from ..block.lock import late
 from ..block.outdated import remove_outdated
 from ..config import Settings
 from ..reading.attached import AttachedBlock
 from ..series import Snapshot
-from .beats import Watch
 from .duties import Duty, DutyThread, finish_all, is_exposing, make_duties, stop_all
+from .peers import Watch
 
 log = logging.getLogger("shmstats")
 
@@ -415,12 +414,9 @@ class Saver:
         return saved
 
 
-@cache
 def snapshots() -> ModuleType:
     """Return the module for snapshot files: a process that neither saves nor restores does not import it."""
-    with importing():
-        from ..snapshot import store
-    return store
+    return late("shmstats.snapshot.store")
 
 
 def _now() -> int:

@@ -6,13 +6,16 @@ changed. Failures that are not the caller's mistake are counted and logged (`shm
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from ..block import KindError, Record, SeriesLimitError
 from ..block.declarations import Definition
 from ..block.keys import OVERFLOW, decode_key, encode_key, overflow_key
-from ..block.lock import guards, importing
+from ..block.lock import guards
 from ..block.outdated import counted_under, refuse_shown
+from ..block.rebucketing import mark_carried
+from ..block.stripes import SHARED_ROW
 from ..bounds import Bounds, buckets_of, rebucketed, scale_of, stay_exact
 from ..core import Counter, Gauge, Histogram, Series
 from ..layout import INT64_MAX, INT64_MIN
@@ -22,15 +25,17 @@ from .calls import operation, retried
 from .changes import Changes
 from .own_metrics import OWN, add_to_own
 from .reads import Reads
-from .shown import Shown
 
 #: The kind that the handles of each type are used as.
 _KINDS = {Counter: Kind.COUNTER, Gauge: Kind.GAUGE, Histogram: Kind.HISTOGRAM}
 
+#: Signature of the merged value of all dead workers, in the shared row. No worker has it: its pid would be 0.
+_DEAD = 1
+
 __all__ = ["OWN", "SharedProvider"]
 
 
-class SharedProvider(Reads, Changes, Shown):
+class SharedProvider(Reads, Changes):
     """The shared block as a provider of a registry: the counting calls. Its bases attach, read and change."""
 
     @operation
@@ -128,8 +133,6 @@ class SharedProvider(Reads, Changes, Shown):
         """
         _, record, its_bounds = self._histogram(block, series)
         if not stay_exact(distribution.buckets, bounds, its_bounds):
-            with importing():
-                from ..block.rebucketing import mark_carried
             with block.exclusive():
                 if block.cells.generation != generation:
                     return False
@@ -260,9 +263,7 @@ class SharedProvider(Reads, Changes, Shown):
         row = block.row_for(record)
         by = _contributor(block, record.mode)
         if record.mode in (Mode.MIN, Mode.MAX):
-            with importing():
-                from .extremes import keep_of_dead
-            keep_of_dead(block, record, row)
+            _keep_of_dead(block, record, row)
         if isinstance(series, Gauge):
             series._bind(block.cells, row, record.cell, record.width, generation, False, b"", by)
         return row, by
@@ -331,6 +332,21 @@ def _contributor(block: AttachedBlock, mode: Mode) -> tuple[int, bool, bool, boo
     if mode is Mode.LAST:
         return 0, False, False, False
     return block.worker.signature, mode.live, mode.base is Mode.MOSTRECENT, mode is not Mode.SUM
+
+
+def _keep_of_dead(block: AttachedBlock, record: Record, row: int) -> None:
+    """Move a dead worker's value of a gauge of mode min or max out of a row that this process will write to."""
+    found = block.reader.contributions(record)
+    if not any(each.row == row and each.signature != block.worker.signature for each in found):
+        return
+    with block.exclusive():
+        living = {worker.signature for worker in block.workers.live()}
+        kept = [each for each in block.reader.contributions(record) if each.row in (row, SHARED_ROW)]
+        values = [each.value for each in kept if each.signature not in living and not math.isnan(each.value)]
+        if values and block.stripes.reserve_cells(SHARED_ROW, record.cell, record.width):
+            value = min(values) if record.mode is Mode.MIN else max(values)
+            by = (_DEAD, False, False, True)
+            block.cells.set_gauge(SHARED_ROW, record.cell, value, block.cells.generation, by)
 
 
 def _kind_error(series: Series, record: Record, verb: str) -> KindError:

@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import importlib
 import logging
 import os
 import struct
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Iterable
+from functools import cache, partial, wraps
+from types import ModuleType
+from typing import Concatenate, ParamSpec, TypeVar
 
 from .. import lifecycle, native
 from ..core import PROTOCOL, Section
 from ..descriptors import leads_to, open_file
 from .errors import BlockError, DeclarationError, KindError
 from .layout import FIRST_SLOT, TABLE, WORKER_SLOTS
+
+_Self = TypeVar("_Self")
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
 
 log = logging.getLogger("shmstats")
 
@@ -340,16 +346,37 @@ guards = _Guards()
 lifecycle.tell_of_forks(lifecycle.Stage.LOCKS, guards)
 
 
-@contextmanager
-def importing() -> Iterator[None]:
-    """Import within a function: forks of other threads wait meanwhile, and so do counting signal handlers.
+def deferred(
+    call: Callable[Concatenate[_Self, _Parameters], _Result],
+) -> Callable[Concatenate[_Self, _Parameters], _Result | None]:
+    """Make a method run as soon as this thread has released the guard of this process; then it returns None.
+
+    That is so if a signal handler has interrupted the thread while it held the guard.
+    """
+
+    @wraps(call)
+    def now_or_later(self: _Self, /, *arguments: _Parameters.args, **named: _Parameters.kwargs) -> _Result | None:
+        if os.getpid() != lifecycle.known_pid:
+            lifecycle.notice_fork()
+        guard = guards.current
+        if not guard.is_held():
+            return call(self, *arguments, **named)
+        guard.defer(partial(now_or_later, self, *arguments, **named))
+        return None
+
+    return now_or_later
+
+
+@cache
+def late(module: str) -> ModuleType:
+    """Import a module at its first use: forks of other threads wait meanwhile, and so do counting signal handlers.
 
     Raises:
         BlockError: this user cannot import it.
     """
     try:
         with guards.current, lifecycle.no_fork():
-            yield
+            return importlib.import_module(module)
     except ImportError as error:
         raise BlockError(
             f"user {os.geteuid()} cannot import {error.name} ({error}): let that user read Python's library and this"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING
 
 from ..block import Block
-from ..block.lock import importing
+from ..block.lock import late
 from ..once import lazy_property
 
 if TYPE_CHECKING:
@@ -23,10 +22,11 @@ class AttachedBlock(Block):
         Raises:
             ValueError: the process has left the block.
         """
-        make = _reader_type()
+        make = late("shmstats.reading.reader").BlockReader
         if self.is_left:
             raise ValueError("the block was left")
-        return make(self._buf, self.layout, self.workers)
+        reader: BlockReader = make(self._buf, self.layout, self.workers)
+        return reader
 
     def abandon(self) -> None:
         """Release the memory without telling other processes."""
@@ -35,10 +35,3 @@ class AttachedBlock(Block):
         if reader is not None:
             reader.close()
         super().abandon()
-
-
-@cache
-def _reader_type() -> type[BlockReader]:
-    with importing():
-        from .reader import BlockReader
-    return BlockReader

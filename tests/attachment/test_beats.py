@@ -32,7 +32,7 @@ def test_a_stopped_agent_is_logged_once_and_counted_as_missing_until_it_continue
     shmstats.stats.incr("c", "m")
     child = python.start(COUNT)
     child.hear()
-    assert missing() == 0
+    wait_until(lambda: missing() == 0)
     child.signal(signal.SIGSTOP)
     wait_until(lambda: process_state(child.pid) == "T")
     with caplog.at_level(logging.ERROR, "shmstats"):

@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 from helpers import BOUND, SHARED_MEMORY, Child, PythonRunner, process_state, wait_until
 
+from shmstats.attachment import asking
 from shmstats.attachment import peers as questions
-from shmstats.attachment.peers import Listener, ask_all, remove_stale, socket_path
+from shmstats.attachment.asking import ask_all
+from shmstats.attachment.peers import Listener, remove_stale, socket_path
 
 ROOT = Path(__file__).parents[2]
 
@@ -130,7 +132,7 @@ def test_all_workers_are_asked_at_once(start: Callable[..., tuple[Child, str]]) 
 def test_workers_beyond_the_limit_of_concurrent_questions_are_asked_in_turn(
     start: Callable[..., tuple[Child, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(questions, "_AT_ONCE", 1)
+    monkeypatch.setattr(asking, "_AT_ONCE", 1)
     paths = {worker.pid: path for worker, path in (start() for _ in range(3))}
     assert ask_all(paths, "pid", BOUND) == {pid: pid for pid in paths}
 
@@ -208,7 +210,7 @@ def test_an_answer_larger_than_the_socket_buffer_arrives_complete(start: Callabl
 def test_an_answer_beyond_the_limit_is_refused(
     start: Callable[..., tuple[Child, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(questions, "ANSWER_LIMIT", 2**20)
+    monkeypatch.setattr(asking, "ANSWER_LIMIT", 2**20)
     worker, path = start()
     assert ask_all({worker.pid: path}, "large", BOUND) == {worker.pid: None}
 

@@ -111,7 +111,8 @@ def test_a_process_works_normally_if_the_system_refuses_pipes(
         import os, sys, time
         import shmstats
         from shmstats import stats
-        from shmstats.attachment.peers import ask_all, socket_path
+        from shmstats.attachment.asking import ask_all
+        from shmstats.attachment.peers import socket_path
 
         def pipes():
             entries = [f'/proc/self/fd/{n}' for n in range(100)]

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from ...attachment.peers import ask_all
+from ...attachment.asking import ask_all
 from ...attachment.slow_path import OWN, SharedProvider
 from ...block.keys import encode_key
 from ...core import Gauge
