@@ -8,9 +8,9 @@ const charts = [];
 function css(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
 
 const LINES = {
-  rate: [["2xx", "--c0", []], ["3xx", "--c1", [6, 3]], ["4xx", "--c2", [2, 2]], ["5xx", "--c3", [8, 2, 2, 2]], ["other", "--c4", [1, 3]]],
-  time: [["p50", "--c0", []], ["p90", "--c1", [6, 3]], ["p99", "--c3", [2, 2]]],
-  busy: [["busy workers", "--c1", []], ["waiting", "--c3", [2, 2]]],
+  rate: [["2xx", "--good", []], ["3xx", "--accent", [6, 3]], ["4xx", "--warn", [2, 2]], ["5xx", "--bad", [8, 2, 2, 2]], ["other", "--other", [1, 3]]],
+  time: [["p50", "--good", []], ["p90", "--accent", [6, 3]], ["p99", "--bad", [2, 2]]],
+  busy: [["busy workers", "--accent", []], ["waiting", "--bad", [2, 2]]],
 };
 const TITLES = { rate: ["Responses", "a second, by class of status"], time: ["Response time", "of all requests"], busy: ["Busy workers", "and connections that wait"] };
 
@@ -31,7 +31,7 @@ function points(kind) {
   if (state.range !== 900) return trimmed(columns);
   for (let i = 1; i < samples.length; i++) {
     const now = samples[i], before = samples[i - 1];
-    const gap = now.at - before.at > 3 * POLL / 1000 + (now.hidden ? POLL_HIDDEN / 1000 : 0);
+    const gap = now.at - before.at > 3 * POLL / 1000 + (before.hidden ? POLL_HIDDEN / 1000 : 0);
     const found = requestFigures(now, before);
     columns[0].push(now.time);
     LINES[kind].forEach(([name], n) => {
@@ -55,8 +55,7 @@ function trimmed(columns) {
 function makeChart(kind) {
   const figure = make("figure"), caption = make("figcaption", TITLES[kind][0] + " ");
   caption.append(make("span", TITLES[kind][1]));
-  const place = make("div", null, { role: "img", "aria-label": `${TITLES[kind].join(", ")}: the table below has the same` });
-  const more = make("details"), table = make("table");
+  const place = make("div"), more = make("details"), table = make("table");
   more.append(make("summary", "as a table"), table);
   figure.append(caption, place, more);
   $("charts").append(figure);
@@ -71,17 +70,13 @@ function makeChart(kind) {
       ...LINES[kind].map(([name, color, dash]) => ({ label: name, stroke: () => css(color), width: 1.6, dash, spanGaps: false, points: { show: false }, value }))],
     hooks: { draw: [drawMarks] },
   };
-  const chart = { kind, plot: new uPlot(options, points(kind), place), figure, table, more };
+  const chart = { kind, plot: new uPlot(options, points(kind), place), table, more };
   new ResizeObserver(() => { if (Math.abs(chart.plot.width - width()) > 2) chart.plot.setSize({ width: width(), height: 190 }); }).observe(place);
-  for (const label of place.querySelectorAll(".u-legend .u-series")) {
-    const name = label.querySelector(".u-label");
-    if (label === place.querySelector(".u-legend .u-series")) continue;
+  for (const name of [...place.querySelectorAll(".u-legend .u-label")].slice(1)) {  // not that of the time
     name.tabIndex = 0;
     name.setAttribute("role", "button");
-    name.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); label.querySelector("th").click(); } });
+    name.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); name.closest("th").click(); } });
   }
-  place.removeAttribute("role");
-  place.removeAttribute("aria-label");
   place.querySelector("canvas").setAttribute("role", "img");
   place.querySelector("canvas").setAttribute("aria-label", `${TITLES[kind].join(", ")}; as a table below`);
   return chart;

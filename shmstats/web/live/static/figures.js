@@ -19,7 +19,7 @@ function bytes(value) {
 }
 
 function duration(seconds) {
-  if (seconds === null || !Number.isFinite(seconds)) return "–";
+  if (!Number.isFinite(seconds)) return "–";
   if (seconds < 0.001) return `${number(seconds * 1e6, 2)} µs`;
   if (seconds < 1) return `${number(seconds * 1000, 3)} ms`;
   if (seconds < 60) return `${seconds.toFixed(1)} s`;
@@ -30,6 +30,7 @@ function duration(seconds) {
 
 const moment = (seconds) => new Date(seconds * 1000).toLocaleTimeString([], { hour12: false });
 const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false });
+const percent = (share) => share === null ? "–" : `${number(share * 100, 2)} %`;
 const ms = (value) => duration(value === null ? null : value / 1000);
 
 const amount = (value, unit) => unit === "ms" ? ms(value) : unit === "bytes" ? bytes(value) : `${number(value)} ${unit}`;
@@ -70,11 +71,11 @@ function earlier(seconds) {
 }
 
 function requestFigures(now, before) {
-  const found = { span: now.at - before.at, classes: {}, all: 0, p50: null, p90: null, p99: null };
+  const found = { classes: {}, all: 0, p50: null, p90: null, p99: null };
   const a = now.data.requests, b = before.data.requests;
   if (!a) return null;
   for (const each of CLASSES) {
-    found.classes[each] = added(a.responses[each] || 0, b ? b.responses[each] || 0 : 0) / found.span;
+    found.classes[each] = added(a.responses[each] || 0, b ? b.responses[each] || 0 : 0) / (now.at - before.at);
     found.all += found.classes[each];
   }
   if (a.time) {

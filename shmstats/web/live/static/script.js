@@ -11,7 +11,6 @@ const $ = (id) => document.getElementById(id);
 const state = { range: 900, search: "", paused: false, sort: {} };  // kept in the URL
 let token = null;          // in memory only
 let etag = null, document_ = null, samples = [], past = null, pastRange = 0, serving = null, timer = 0, lost = null;
-const sparks = new Map();  // the last rates by a metric's text
 
 function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
@@ -79,7 +78,8 @@ async function pollOnce() {
   }
   const at = performance.now() / 1000;
   if (samples.length && at - samples[samples.length - 1].at < 0.5) samples.pop();
-  samples.push({ at, time: Date.now() / 1000, data: document_ });
+  const rows = new Map(document_.metrics.rows.map((row) => [`${row[0]}.${row[1]}`, row]));
+  samples.push({ at, time: Date.now() / 1000, hidden: document.hidden, data: document_, rows });
   if (samples.length > KEEP) samples.shift();
   show();
 }
@@ -92,13 +92,13 @@ async function askServing() {
     const byPid = new Map();
     for (const each of found.requests) byPid.set(each.pid, [...byPid.get(each.pid) || [], each]);
     serving = { byPid, further: found.further };
-    $("token-form").hidden = $("requests-note").hidden = true;
+    $("token-form").hidden = true;
+    note("");
   } else if (response.status === 401) {
     askForToken(response);
   } else {
     serving = { refused: true };
-    $("requests-note").hidden = false;
-    $("requests-note").textContent = "The requests being served are shown on the machine itself, or with a token (api.token).";
+    note("The requests being served are shown on the machine itself, or with a token (api.token).");
   }
 }
 
@@ -107,7 +107,12 @@ function askForToken(response) {
   token = null;
   serving = { refused: true };
   if (response.status === 401) $("token-form").hidden = false;
-  else { $("requests-note").hidden = false; $("requests-note").textContent = "This page is protected: open it on the machine itself, or set api.token."; }
+  else note("This page is protected: open it on the machine itself, or set api.token.");
+}
+
+function note(text) {
+  $("requests-note").hidden = !text;
+  $("requests-note").textContent = text;
 }
 
 async function askPast() {
@@ -141,8 +146,8 @@ function showStatus() {
   if (status.textContent !== told[1]) { status.dataset.state = told[0]; status.textContent = told[1]; }
 }
 
-function make(tag, text, attributes = {}) {
-  const element = document.createElement(tag);
+function make(tag, text, attributes = {}, namespace = "http://www.w3.org/1999/xhtml") {
+  const element = document.createElementNS(namespace, tag);
   if (text !== undefined && text !== null) element.textContent = text;
   for (const [name, value] of Object.entries(attributes)) if (value !== false && value !== null) element.setAttribute(name, value);
   return element;
@@ -162,11 +167,11 @@ function showFigures(now, before) {
     const errors = figures && figures.all ? figures.classes["5xx"] / figures.all : figures ? 0 : null;
     rows.push(["Requests", figures ? number(figures.all) : "–", "a second"],
       ["p50", figures ? ms(figures.p50) : "–"], ["p99", figures ? ms(figures.p99) : "–"],
-      ["Errors", errors === null ? "–" : `${number(errors * 100, 2)} %`, "5xx", errors > 0.01]);
+      ["Errors", percent(errors), "5xx", errors > 0.01]);
   }
   rows.push(["Busy", `${busy} of ${workers.length}`, "workers", workers.length > 0 && busy === workers.length]);
   if (now.data.backlog !== null) rows.push(["Waiting", number(now.data.backlog), "connections", now.data.backlog > 0]);
-  rows.push(["Memory", bytes(memory), "resident"], ["CPU", cpu === null ? "–" : `${number(cpu * 100, 2)} %`, "of one core"],
+  rows.push(["Memory", bytes(memory), "resident"], ["CPU", percent(cpu), "of one core"],
     ["Up", duration(Date.now() / 1000 - now.data.started).replace(/ min .*/, " min")]);
   $("figures").replaceChildren(...rows.map(([name, value, unit, bad]) => {
     const box = make("div"), shown = make("dd", value, { class: bad ? "bad" : null });
@@ -263,29 +268,20 @@ async function showStacks(pid) {
     ...found.stacks.map((stack) => make("pre", [stack.kind + (stack.count > 1 ? ` (${stack.count} times)` : ""), ...stack.lines.map((line) => `  ${line}`)].filter((line) => line.trim()).join("\n"), { tabindex: "0" })));
 }
 
-function pidButton(worker) {
-  const text = worker.role === "master" ? `${worker.pid} (master)` : String(worker.pid);
-  let button = links.get(`pid ${text}`);
-  if (!button) {
-    button = make("button", text, { type: "button", class: "link", title: "Show the stacks of its threads" });
-    button.addEventListener("click", () => showStacks(worker.pid));
-    links.set(`pid ${text}`, button);
-  }
-  return button;
-}
+const links = new Map();  // kept, so that the focus stays where it is when a table is filled again
 
-const links = new Map();
-
-function link(text, search) {
-  let button = links.get(text);
+function link(text, title, action) {
+  let button = links.get(title + text);
   if (!button) {
-    button = make("button", text, { type: "button", class: "link", title: "Search for it in the metrics" });
-    button.addEventListener("click", () => setSearch(search));
+    button = make("button", text, { type: "button", class: "link", title });
+    button.addEventListener("click", action);
     if (links.size > 2000) links.clear();
-    links.set(text, button);
+    links.set(title + text, button);
   }
   return button;
 }
+
+const searchLink = (text, search) => link(text, "Search for it in the metrics", () => setSearch(search));
 
 function showRoutes(now, before) {
   $("routes-section").hidden = !now.data.routes.length;
@@ -303,8 +299,8 @@ function showRoutes(now, before) {
   const all = figures.reduce((sum, each) => sum + (each.time || 0), 0);
   const rows = figures.map((each) => {
     const name = `${each.route.method} ${each.route.route}`, share = all ? each.time / all : null;
-    const row = [[link(name, each.route.route), "text"], number(each.rate), [each.errors === null ? "–" : `${number(each.errors * 100, 2)} %`, each.errors > 0.01 ? "number bad" : "number"],
-      ms(each.p50), ms(each.p99), share === null ? "–" : `${number(share * 100, 2)} %`, number(each.route.count)];
+    const row = [[searchLink(name, each.route.route), "text"], number(each.rate), [percent(each.errors), each.errors > 0.01 ? "number bad" : "number"],
+      ms(each.p50), ms(each.p99), percent(share), number(each.route.count)];
     row.keys = [name, each.rate, each.errors, each.p50, each.p99, share, each.route.count];
     return row;
   });
@@ -334,8 +330,9 @@ function showWorkers(now, before) {
     const what = [...shown, ...rest > 0 ? [shown.length ? `and ${rest} more` : `${rest} ${rest === 1 ? "request" : "requests"}`] : []].join(", ");
     const state = !["busy", "idle"].includes(worker.state) ? worker.state : all ? "busy" : "idle";
     const age = clock_ - worker.started;
-    const row = [pidButton(worker), [state, state === "stopped" ? "bad" : null], [what, "text"], [longest === null ? "" : duration(longest), stuck ? "number bad" : "number"],
-      number(rate), cpu === null ? "–" : `${number(cpu * 100, 2)} %`, bytes(worker.memory), duration(age)];
+    const name = worker.role === "master" ? `${worker.pid} (master)` : String(worker.pid);
+    const row = [link(name, "Show the stacks of its threads", () => showStacks(worker.pid)), [state, state === "stopped" ? "bad" : null], [what, "text"], [longest === null ? "" : duration(longest), stuck ? "number bad" : "number"],
+      number(rate), percent(cpu), bytes(worker.memory), duration(age)];
     row.stuck = stuck;
     row.keys = [worker.pid, state, what, longest, rate, cpu, worker.memory, age];
     return row;
@@ -344,41 +341,34 @@ function showWorkers(now, before) {
     sorted("workers", rows, { column: 3, down: true }), "workers");
 }
 
-function spark(key, rate) {
-  const values = sparks.get(key) || [];
-  values.push(rate);
-  if (values.length > 60) values.shift();
-  sparks.delete(key);
-  sparks.set(key, values);
-  while (sparks.size > 1000) sparks.delete(sparks.keys().next().value);
-  const high = Math.max(...values), low = Math.min(0, ...values), size = high - low || 1;
-  const picture = document.createElementNS("http://www.w3.org/2000/svg", "svg"), line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
-  picture.setAttribute("class", "spark");
-  picture.setAttribute("viewBox", "0 0 60 14");
-  picture.setAttribute("preserveAspectRatio", "none");
-  picture.setAttribute("aria-hidden", "true");
-  line.setAttribute("points", values.map((value, i) => `${60 - values.length + i + 0.5},${13 - 12 * (value - low) / size}`).join(" "));
-  picture.append(line);
+/* What a metric did between two samples: the value of a gauge, or the increase a second; null if that is not known. */
+function movement(key, now, before) {
+  const row = now.rows.get(key), was = before && before.rows.get(key);
+  const count = (each) => Array.isArray(each[4]) ? each[4][0] : each[4];
+  if (!row || row[2] === "timestamp" || count(row) === null) return null;
+  if (row[2] === "gauge") return count(row);
+  return was && count(was) !== null ? added(count(row), count(was)) / (now.at - before.at) : null;
+}
+
+function spark(key) {
+  const recent = samples.slice(-61), values = recent.map((sample, i) => movement(key, sample, recent[i - 1])).filter((value) => value !== null);
+  if (!values.length) return "";
+  const high = Math.max(...values), low = Math.min(0, ...values), size = high - low || 1, svg = "http://www.w3.org/2000/svg";
+  const points = values.map((value, i) => `${60 - values.length + i + 0.5},${13 - 12 * (value - low) / size}`).join(" ");
+  const picture = make("svg", null, { class: "spark", viewBox: "0 0 60 14", preserveAspectRatio: "none", "aria-hidden": "true" }, svg);
+  picture.append(make("polyline", null, { points }, svg));
   return picture;
 }
 
 function showMetrics(now, before) {
   const { rows, found, total } = now.data.metrics;
-  const last = samples.length > 1 ? samples[samples.length - 2] : null;
-  const index = (sample) => new Map((sample ? sample.data.metrics.rows : []).map((row) => [`${row[0]}.${row[1]}`, row]));
-  const old = index(before), newest = index(last);
-  const count = (row) => Array.isArray(row[4]) ? row[4][0] : row[4];
-  const shown = rows.map((row) => {
-    const [category, series, kind, unit, value] = row, key = `${category}.${series}`;
-    const change = (was, span) => was && span && count(was) !== null && value !== null && kind !== "timestamp" ? (kind === "gauge" ? null : added(count(row), count(was)) / span) : null;
-    const rate = change(old.get(key), before && now.at - before.at);
-    const momentary = kind === "gauge" ? value : change(newest.get(key), last && now.at - last.at);
+  const shown = rows.map(([category, series, kind, unit, value]) => {
+    const key = `${category}.${series}`, rate = kind === "gauge" ? null : movement(key, now, before);
     let text = number(value), extra = "";
     if (kind === "timestamp") text = new Date(value / 1000).toLocaleString();
     else if (kind === "histogram") { text = number(value[0]); extra = value[0] ? amount(value[1] / value[0], unit || "ms") : ""; }
     else if (unit === "bytes") text = bytes(value);
-    const picture = momentary !== null && momentary !== undefined && sparks.get(key)?.sample !== now ? spark(key, momentary) : "";
-    return [[link(key, key), "text"], text, rate === null ? "" : `${number(rate)}/s`, picture, kind, extra];
+    return [[searchLink(key, key), "text"], text, rate === null ? "" : `${number(rate)}/s`, spark(key), kind, extra];
   });
   fill($("metrics-table"), ["metric", ["value", "number"], ["rate", "number"], "last minutes", "kind", "mean"], shown);
   $("found").textContent = found === total ? (total > rows.length ? `${number(total)} series, the first ${rows.length} are shown` : `${number(total)} series`)
@@ -426,12 +416,11 @@ function toggleHelp() {
 
 function shownTables() {
   const found = {};
-  for (const id of ["routes", "workers", "metrics-table"]) {
-    const table = $(id);
+  for (const [name, table] of [["routes", $("routes")], ["workers", $("workers")], ["metrics", $("metrics-table")]]) {
     if (!table.tBodies.length) continue;
-    const names = [...table.tHead.rows[0].cells].map((cell) => cell.textContent).filter(Boolean);
-    found[id === "metrics-table" ? "metrics" : id] = [...table.tBodies[0].rows].map((row) => Object.fromEntries(
-      [...table.tHead.rows[0].cells].map((cell, i) => [cell.textContent, row.cells[i].textContent]).filter(([name]) => names.includes(name) && name !== "last minutes")));
+    const headings = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
+    found[name] = [...table.tBodies[0].rows].map((row) => Object.fromEntries(
+      headings.map((heading, i) => [heading, row.cells[i].textContent]).filter(([heading]) => heading !== "last minutes")));
   }
   found.charts = Object.fromEntries(charts.map(({ kind }) => { const data = points(kind); return [kind, { time: data[0], ...Object.fromEntries(LINES[kind].map(([name], i) => [name, data[i + 1]])) }]; }));
   return found;
