@@ -121,7 +121,7 @@ NAME = Structure(
         "key": "Q",  # offset in the heap
         "room": "I",  # bytes there
         "length": "I",  # of the key
-        "note": "Q",  # offset of a text in the heap, see shmstats.block.notes
+        "note": "Q",  # offset of a text in the heap, see shmstats.block.records
         "note_room": "I",  # bytes there
         "members": "I",  # of a family: its label sets
         "created": "Q",  # ns since 1970

@@ -55,7 +55,7 @@ class Damage:
 
     def of(self, content: bytes) -> tuple[int, bytes]:
         """Return the place and the bytes to put there."""
-        from shmstats.block.notes import next_half
+        from shmstats.block.records import next_half
 
         chosen, which = content[0] if content else 0, int.from_bytes(content[1:3], "little")
         if chosen % 128 >= _FIRST_OF_NOTES:

@@ -11,8 +11,7 @@ from ..series import Declaration
 from .declarations import Definition, decode_definition
 from .layout import HEADER, Layout
 from .names import NameTable
-from .notes import read_note
-from .records import DECLARED, Record
+from .records import DECLARED, Record, read_note
 from .repairing import repair
 from .segment import Segment
 from .stripes import Stripes

@@ -19,7 +19,6 @@ from ..series import Kind, Mode
 from .errors import BlockFullError, capacity_is_used
 from .keys import family_key
 from .layout import HEADER, Layout
-from .notes import next_half, room_for
 from .records import (
     _CELL,
     _NOTE,
@@ -30,7 +29,9 @@ from .records import (
     MONOTONIC,
     Record,
     Records,
+    next_half,
     packed,
+    room_for,
 )
 from .stripes import Stripes
 

@@ -17,9 +17,8 @@ from ..series import Declaration, Distribution, Kind
 from .block import Block
 from .declarations import INTERNAL, fits
 from .errors import memory_is_full
-from .ready import number_of_ready
 from .records import CARRIED, INHERITED, MEMBER, READY, Record, width_of
-from .repairing import repair
+from .repairing import number_of_ready, repair
 from .stripes import SHARED_ROW
 
 

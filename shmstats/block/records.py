@@ -1,22 +1,26 @@
 """The records of a block's names, each read and written separately, and the fields of the header about them.
 
 Readers need no lock. No place in a record is trusted: one that is outside of the block is damage.
+
+A note is a text that belongs to a record. Its place in the heap has two halves, written in turn. The valid half with
+the higher number is the note, so a killed writer leaves the previous note, and a reader finds either one.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from itertools import compress
 
 from ..bounds import DEFAULT_BOUNDS
 from ..frozen import NamedTuple
+from ..hashing import blake2b
 from ..layout import COUNTER_WIDTH, LIVE, NAME, PAGE
 from ..series import Declaration, Kind, Mode
 from .errors import DamagedBlockError
 from .header import HeaderField
 from .keys import is_labelled
 from .layout import HEADER, Layout
-from .notes import read_note
 
 #: Flags: a counter that was never decremented; a record for a whole metric (family); a family with a
 #: declaration; a name that live processes have from earlier ones; a label set that its family counts;
@@ -28,6 +32,11 @@ _NAME = NAME.struct
 _STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _DECLARATION = range(9)
 _KEY, _ROOM, _LENGTH, _NOTE, _NOTE_ROOM = range(9, 14)
 _SALT = HEADER.offset("salt")
+
+#: Before the text of a note: its length, its number among the record's notes, and a checksum.
+_HEAD = struct.Struct("<IQ8s")
+
+_LEAST_HALF = 64
 
 #: Kinds and modes by their numbers; None for an invalid number.
 KINDS = tuple(map({int(kind): kind for kind in Kind}.get, range(max(Kind) + 1)))
@@ -273,3 +282,48 @@ class Records:
     def _store(self, number: int, field: str, value: int) -> None:
         start, size = self._field(number, field), NAME.fields[field][1]
         self.buffer[start : start + size] = value.to_bytes(size, "little")
+
+
+def read_note(content: bytes) -> bytes:
+    """Return the text of a note, from the content of its place; empty if there is none."""
+    return max(_halves(content))[1]
+
+
+def next_half(content: bytes, text: bytes) -> tuple[int, bytes]:
+    """Return the offset in a note's place for the next note, and its bytes.
+
+    Args:
+        content: of the place.
+        text: of the next note.
+
+    Returns:
+        The offset, -1 if a half has no room for the text; and head and text.
+    """
+    halves = _halves(content)
+    turn = 1 + max(number for number, _ in halves)
+    half = len(content) // 2
+    place = half if halves[0] >= halves[1] else 0
+    return place if _HEAD.size + len(text) <= half else -1, _HEAD.pack(len(text), turn, _checksum(turn, text)) + text
+
+
+def room_for(note: bytes) -> int:
+    """Return the size of the place for a note that was packed by `next_half`."""
+    return 2 * max(_LEAST_HALF, 1 << (len(note) - 1).bit_length())
+
+
+def _halves(content: bytes) -> list[tuple[int, bytes]]:
+    """Return number and text of the notes in the two halves of a place; 0 and empty for one that is not whole."""
+    half = len(content) // 2
+    return [_half(content[:half]), _half(content[half:])]
+
+
+def _half(content: bytes) -> tuple[int, bytes]:
+    if len(content) < _HEAD.size:
+        return 0, b""
+    length, turn, checksum = _HEAD.unpack_from(content)
+    text = content[_HEAD.size : _HEAD.size + length]
+    return (turn, text) if len(text) == length and _checksum(turn, text) == checksum else (0, b"")
+
+
+def _checksum(turn: int, text: bytes) -> bytes:
+    return blake2b(text, digest_size=8, salt=turn.to_bytes(8, "little")).digest()

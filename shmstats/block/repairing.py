@@ -1,14 +1,21 @@
-"""Repairing the names of a block after a process was killed while it changed them."""
+"""Repairing the names of a block after a process was killed while it changed them.
+
+Series are prepared, hidden, for a declaration that is about to be stored. Once it is stored, they are the current
+ones: a repair puts them into the places of those that they replace, and readers treat them as if it had.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from operator import add
 
+from ..frozen import NamedTuple
 from ..layout import LIVE, REMOVED
+from ..series import Declaration
+from .declarations import decode_definition, digest
 from .names import NameTable
-from .ready import find_replaced
-from .records import FAMILY, INHERITED, MEMBER, READY
+from .records import DECLARED, FAMILY, INHERITED, MEMBER, READY
 
 #: The flags of each record after its process has ended, by its flags before.
 _INHERITED = bytes(flags | INHERITED for flags in range(256))
@@ -79,3 +86,49 @@ def _follow_families(names: NameTable, live: list[int]) -> None:
         family = families[number]
         if family and declarations[number] != declarations[family - 1]:
             names.set_declaration(number, declarations[family - 1])
+
+
+class Replacement(NamedTuple):
+    """Numbers of records.
+
+    Attributes:
+        former: series that were replaced.
+        successors: the series that replaced them.
+        unused: series prepared for a declaration that was not stored.
+    """
+
+    former: list[int]
+    successors: list[int]
+    unused: list[int]
+
+
+def number_of_ready(declared: Declaration) -> int:
+    """Return the number under which series prepared for a declaration are hidden."""
+    return digest(declared) ^ 0xFFFFFFFF or 1
+
+
+def find_replaced(
+    column: Callable[[str], memoryview], key_of: Callable[[int], bytes], note_of: Callable[[int], bytes]
+) -> Replacement:
+    """Find out from the notes of families which prepared series are current.
+
+    Args:
+        column: returns a field of all records, see `shmstats.layout.Structure.column`.
+        key_of: returns the key of a record.
+        note_of: returns its note.
+    """
+    found = Replacement([], [], [])
+    flags, families, declarations = column("flags").tobytes(), column("family").tolist(), column("declaration")
+    live = [number for number, state in enumerate(column("state").tobytes()) if state == LIVE]
+    for family in sorted({families[number] for number in live if flags[number] & READY}):
+        series = [number for number in live if families[number] == family]
+        successors = [number for number in series if flags[number] & READY]
+        note = note_of(family - 1) if family and flags[family - 1] & DECLARED else b""
+        in_force = number_of_ready(decode_definition(note).declared) if note else 0
+        if {declarations[number] for number in successors} <= {0, in_force}:  # 0: it already has its place
+            keys = set(map(key_of, successors))
+            found.former.extend(each for each in series if not flags[each] & READY and key_of(each) in keys)
+            found.successors.extend(successors)
+        else:
+            found.unused.extend(successors)
+    return found

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from ..history.overview import Overview
-from ..reading.groups import CounterGroups
 from ..reading.reader import BlockReader
 from ..reading.requests import Served
-from ..reading.totals import Brief, brief, briefs_at
+from ..reading.totals import Brief, CounterGroups, brief, briefs_at
 from ..series import Distribution, Kind, Name, Snapshot, Value, items_at, series_text
 from .workers import worker_figures
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..reading.groups import CounterGroups, HistogramGroup
+from ..reading.totals import CounterGroups, HistogramGroup
 from ..series import Kind, Name, Value
 
 #: Counter of requests, histogram of their duration: the first existing pair is used.

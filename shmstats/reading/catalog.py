@@ -10,16 +10,14 @@ import struct
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from itertools import compress
 
 from ..block.declarations import decode_definition
 from ..block.errors import DamagedBlockError
 from ..block.layout import Layout
-from ..block.notes import read_note
-from ..block.ready import find_replaced
-from ..block.records import CARRIED, DECLARED, MONOTONIC, READY
+from ..block.records import CARRIED, DECLARED, MONOTONIC, READY, read_note
+from ..block.repairing import find_replaced
 from ..bounds import DEFAULT_BOUNDS
 from ..core import bulk, list_series
 from ..layout import BEFORE_BUCKETS, NAME, REMOVED
@@ -81,7 +79,6 @@ class Catalog:
         self.records, self.heap = records, heap
         self._former = former
         self._declarations: dict[int, Declaration | None] = {}
-        self._found: dict[bytes, int | None] = {}
         if bulk is not None:
             self.group_of, groups, self.label_sets = bulk.group_series(records, heap, FOREIGN.encode())
             self.groups: list[tuple[int, int, int]] = list(_GROUP.iter_unpack(groups))
@@ -201,20 +198,14 @@ class Catalog:
         return [name for name in found if name.bounds or name.help or name.unit]
 
     def position_of(self, key: bytes) -> int | None:
-        """Return the position in `numbers` of the name with a key; None if there is none. The result is cached."""
-        if key not in self._found:
-            self._found[key] = self._find(key)
-        return self._found[key]
-
-    def _find(self, key: bytes) -> int | None:
-        place = self.heap.find(key)
-        while place >= 0:
-            for number in _all_of(NAME.column(self.records, "key").tolist(), place):
-                position = self.position_of_record(number)
-                if position is not None and _fields(self.records, number)[_LENGTH] == len(key):
-                    return position
-            place = self.heap.find(key, place + 1)
-        return None
+        """Return the position in `numbers` of the name with a key; None if there is none. The first are found fast."""
+        places, lengths = NAME.column(self.records, "key"), NAME.column(self.records, "length")
+        found = (
+            position
+            for position, number in enumerate(self.numbers)
+            if lengths[number] == len(key) and self.heap.startswith(key, places[number])
+        )
+        return next(found, None)
 
     def position_of_record(self, number: int) -> int | None:
         """Return the position in `numbers` of a record; None if it is not among them."""
@@ -267,7 +258,6 @@ class NameReader:
         self._layout = layout
         self._records = buf[layout.names : layout.names + layout.capacity * NAME.size]
         self._last: tuple[int, Catalog] | None = None
-        self._declarations: tuple[int, dict[int, Declaration | None]] = (-1, {})
         self._noted: tuple[tuple[int, int, int], list[tuple[Name, int]]] = ((-1, -1, -1), [])
 
     def close(self) -> None:
@@ -300,20 +290,6 @@ class NameReader:
         """Copy all names again the next time."""
         self._last = None
 
-    def declaration(self, family: int, revision: int) -> Declaration | None:
-        """Return the declaration of a metric, by the number of its family; None for none.
-
-        A declaration is cached as long as the revision stays.
-        """
-        if family < 0:
-            return None
-        if self._declarations[0] != revision:
-            self._declarations = revision, {}
-        declarations = self._declarations[1]  # another reading thread may replace it meanwhile
-        if family not in declarations:
-            declarations[family] = _declared(self._records, family, self._buf, self._layout.heap)
-        return declarations[family]
-
     def notes(self, category: str | None, revision: int, count: int, used: int) -> list[tuple[Name, bytes]]:
         """Return the names of a category that have a note, with it; the note of a family is its declaration.
 
@@ -342,7 +318,7 @@ class NameReader:
         else:
             noted = _numbers(list_series(records, _MODE_FORMS, layout.columns)[-1])
         heap = self._buf[layout.heap : layout.heap + layout.heap_bytes]
-        names = _names_of(records, noted, heap, partial(self.declaration, revision=revision))
+        names = _names_of(records, noted, heap, cache(partial(_declared, records, heap=heap, offset=0)))
         return list(zip(names, noted, strict=True))
 
 
@@ -382,15 +358,6 @@ def _key(records: bytes, heap: bytes, number: int) -> bytes:
 
 def _note_in(records: bytes, heap: bytes, number: int) -> bytes:
     return _note(records, number, heap, 0)
-
-
-def _all_of(column: list[int], wanted: int) -> Iterator[int]:
-    """Give the positions of a number in a list."""
-    place = -1
-    with suppress(ValueError):
-        while True:
-            place = column.index(wanted, place + 1)
-            yield place
 
 
 def _series_key(heap: bytes | memoryview, key: int, length: int) -> SeriesKey:

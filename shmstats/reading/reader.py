@@ -18,18 +18,18 @@ from ..block.identity import identify
 from ..block.layout import PROTOCOLS, Layout
 from ..block.records import Record
 from ..block.segment import opened_to_read
+from ..block.stripes import SHARED_ROW
 from ..block.validate import check_layout, find_damage
 from ..block.workers import Worker, WorkerTable
 from ..core import bulk
 from ..exemplars import read_exemplars
 from ..frozen import NamedTuple
-from ..layout import COUNTER_WIDTH, NAME, PAGE
+from ..layout import BEFORE_BUCKETS, COUNTER_WIDTH, NAME, PAGE
 from ..once import Lately
-from ..series import FOREIGN, Declaration, Exemplar, Kind, Name, Snapshot, Value
-from .breakdown import by_row
+from ..series import FOREIGN, Exemplar, Kind, Mode, Name, Snapshot, Value
 from .catalog import Catalog, NameReader
 from .columns import Columns, saturated
-from .gauges import Combined, Contribution, Gauges, combine
+from .gauges import GAUGE_CELLS, Combined, Contribution, Gauges, combine
 from .histograms import Histograms
 from .requests import Served, read_requests
 from .totals import BlockNames, BlockSnapshot, BlockValues, Totals
@@ -115,10 +115,6 @@ class BlockReader:
         live = self._signatures() if record.mode.live else None
         return self.gauges.contributions(record.cell, live)
 
-    def declaration(self, family: int) -> Declaration | None:
-        """Return the declaration of a metric, by the number of its family; None for none."""
-        return self._names.declaration(family, self.header.revision)
-
     def notes(self, category: str) -> list[tuple[Name, bytes]]:
         """Return the names of a category that have a note, with it; the note of a family is its declaration."""
         return self._names.notes(category, *self.header.numbers("revision", "names", "heap"))
@@ -181,7 +177,11 @@ class BlockReader:
             combined = self.gauges.combined(catalog.combined, living)
         workers: dict[int, list[Value | None]] = {}
         if by_worker:
-            workers = by_row(self.columns, catalog, living)
+            places = list(zip(catalog.names, catalog.cells, strict=True))
+            workers = {
+                row: [self._in_row(row, cell, name, living) for name, cell in places]
+                for row in self.columns.rows_in_use()
+            }
             for row, column in workers.items():
                 column.extend(share.get(row) for share in combined.shares)
         return BlockSnapshot(
@@ -192,6 +192,23 @@ class BlockReader:
             totals=totals,
             combined=(combined.names, combined.values),
         )
+
+    def _in_row(self, row: int, cell: int, name: Name, living: set[int]) -> Value | None:
+        """Return the value of a series in a row; None if it has none there."""
+        columns = self.columns
+        if not columns.has(row, cell, 2 if name.mode is Mode.LAST else GAUGE_CELLS):
+            return None
+        if name.mode is not Mode.LAST:
+            found = self.gauges.contribution(row, cell, living if name.mode.live else None)
+            return None if found is None else found.value
+        if name.kind is Kind.TIMESTAMP:
+            return columns.moment(cell) if row == SHARED_ROW else None
+        if name.kind is Kind.GAUGE:
+            return columns.gauge(cell) if row == SHARED_ROW else None
+        if name.kind is Kind.HISTOGRAM:
+            distribution = self.histograms.one(cell, len(name.bounds) + 1 + BEFORE_BUCKETS, row)
+            return distribution if any(distribution.buckets) else None
+        return columns.integer(row, cell + 1) or None
 
     def lately_live(self) -> list[Worker]:
         """Return the live workers as of the last second; a worker that came or left since is taken into account."""

@@ -1,4 +1,7 @@
-"""A block's content at one moment: the totals of its series, and a snapshot made from them on demand."""
+"""A block's content at one moment: the totals of its series, a snapshot made from them on demand, and its sums.
+
+Short forms and sums of groups are made by C in one pass over the totals, if they are those of a block.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from ..frozen import NamedTuple
 from ..layout import BEFORE_BUCKETS, minima_of, minimum_of
 from ..series import Deferred, DeferredNames, Distribution, Kind, Name, SeriesKey, Snapshot, Value, items_at
 from .catalog import Catalog
+from .columns import saturated
 
 #: The second field of a gauge's first cell if its value is the double.
 _IS_REAL = 1 << 32
@@ -147,28 +151,27 @@ class BlockNames(DeferredNames):
 
 
 class BlockValues(Deferred[Value]):
-    """The values of `BlockNames`. If only a few are needed, only these are made."""
+    """The values of `BlockNames`. If only a few are needed, only these are made.
 
-    __slots__ = ("_combined", "_totals")
+    Attributes:
+        totals: of the block's catalog.
+    """
+
+    __slots__ = ("_combined", "totals")
 
     def __init__(self, totals: Totals, combined: list[Value]) -> None:
         super().__init__(len(totals.catalog.numbers) + len(combined))
-        self._totals, self._combined = totals, combined
+        self.totals, self._combined = totals, combined
 
     def _make(self) -> list[Value]:
-        return [*self._totals.values(), *self._combined]
-
-    @property
-    def totals(self) -> Totals:
-        """The totals of the block's catalog."""
-        return self._totals
+        return [*self.totals.values(), *self._combined]
 
     def at(self, positions: Sequence[int]) -> list[Value]:
         """Return the values at some positions, which must not be negative."""
-        own = len(self._totals.catalog.numbers)
+        own = len(self.totals.catalog.numbers)
         if not self._combined:
-            return self._totals.at(positions)
-        found = iter(self._totals.at([each for each in positions if each < own]))
+            return self.totals.at(positions)
+        found = iter(self.totals.at([each for each in positions if each < own]))
         return [next(found) if each < own else self._combined[each - own] for each in positions]
 
 
@@ -212,3 +215,64 @@ def briefs_at(values: Sequence[Value], positions: Sequence[int]) -> list[Brief]:
         Brief._make((reals[cell + 1], smallest, reals[cell + 2], first, text))
         for cell, smallest, (first, text) in zip(firsts, least, texts, strict=True)
     ]
+
+
+class CounterGroups:
+    """Counters of a snapshot to be added up by group.
+
+    Args:
+        positions: of the counters in the snapshot's names.
+        groups: the number of each counter's group.
+        count: number of groups.
+    """
+
+    def __init__(self, positions: Sequence[int], groups: Sequence[int], count: int) -> None:
+        self._positions, self._groups, self._count = positions, array("I", groups), count
+        self._cells: bytes | None = None
+
+    def sums(self, values: Sequence[Value]) -> array[int]:
+        """Return the sum of each group (64 bits, saturated).
+
+        Args:
+            values: of a snapshot that has these very names.
+        """
+        if bulk is not None and isinstance(values, BlockValues):
+            if self._cells is None:
+                self._cells = values.totals.cells_of(self._positions)
+            return array("q", bulk.add_counters(values.totals.cells, self._cells, self._groups.tobytes(), self._count))
+        sums = [0] * self._count
+        for group, value in zip(self._groups, items_at(values, self._positions), strict=True):
+            sums[group] += value if isinstance(value, int) else 0
+        return array("q", map(saturated, sums))
+
+
+class HistogramGroup:
+    """Histograms of a snapshot to be added up.
+
+    Args:
+        positions: of the histograms in the snapshot's names, at least one; all have the same bounds.
+    """
+
+    def __init__(self, positions: Sequence[int]) -> None:
+        self._positions = positions
+        self._cells: bytes | None = None
+
+    def sum(self, values: Sequence[Value]) -> Distribution:
+        """Return the sum.
+
+        Args:
+            values: of a snapshot that has these very names.
+        """
+        if bulk is not None and isinstance(values, BlockValues):
+            totals = values.totals
+            if self._cells is None:
+                self._cells = totals.cells_of(self._positions)
+            width = totals.catalog.widths[self._positions[0]]
+            return distribution_in(bulk.add_histograms(totals.cells, self._cells, width), 0, width)
+        parts = [value for value in items_at(values, self._positions) if isinstance(value, Distribution)]
+        return Distribution(
+            sum(part.sum for part in parts),
+            max((part.max for part in parts), default=0.0),
+            tuple(map(sum, zip(*(part.buckets for part in parts), strict=True))),
+            min((part.min for part in parts if part.count), default=0.0),
+        )

@@ -140,7 +140,7 @@ exec(before)
 files = tuple(f"shmstats/{name}.py" for name in (
     "block/block", "block/names", "block/records", "block/registering", "block/repairing", "block/stripes",
     "block/declaring", "block/outdated", "block/rebucketing", "core/_names_py",
-    "block/restoring", "block/header", "block/ready", "block/attaching",
+    "block/restoring", "block/header", "block/attaching",
     "block/workers", "block/segment", "block/lock", "attachment/buffer", "core/_cells_py", "attachment/slow_path",
     "attachment/attachment", "attachment/changes", "attachment/saver", "attachment/agent", "snapshot/store",
     "registry"))

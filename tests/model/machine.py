@@ -18,6 +18,7 @@ import sys
 import sysconfig
 import tempfile
 import types
+from array import array
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -298,7 +299,7 @@ class Cast:
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
+            return array(self._packed.format[-1], [self[each] for each in range(*index.indices(len(self)))])
         content = self._view.load(index * self._size, self._size).to_bytes(self._size, "little")
         return self._packed.unpack(content)[0]
 
@@ -470,6 +471,7 @@ class Core:
     def _load_cells(self, package: str, twin: Any) -> None:
         module: Any = sys.modules[f"{package}.core"]
         module.__dict__.update((name, thing) for name, thing in vars(twin).items() if not name.startswith("__"))
+        module.bulk = None
         if self._stepped is not None:
             module.CORE, module.PROTOCOL, module.Cells = "C", 1, self._make_c_cells
             module.NameIndex = self._make_c_index

@@ -218,5 +218,5 @@ def _help(block: AttachedBlock, metric: str) -> str:
 
 
 def _help_of(block: AttachedBlock, family: Record) -> str:
-    declared = block.reader.declaration(family.number)
+    declared = block.declared(family)
     return "" if declared is None else declared.help
