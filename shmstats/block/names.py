@@ -189,12 +189,11 @@ class NameTable(Records):
         """
         with self.changing():
             for record in records:
-                self.index.leave(record.number, self.hash_of(record.number))
                 self._count_in(record, -1)
                 self._store(record.number, "family", family.number + 1)  # from which a repair derives the rest
                 self.set_declaration(record.number, family.declaration)
                 self._count_in(record._replace(family=family.number), 1)
-                self.index.enter(record.number, self.hash_of(record.number))
+            self.index.rebuild()
             self.cells.raise_generation()
 
     def set_declaration(self, number: int, declaration: int) -> None:

@@ -188,7 +188,7 @@ class NameIndex:
             self._count(template[_FLAGS], template[_FAMILY], 1)
         words[self._names_used] = first + len(templates)
         for number, hashed in enumerate(hashes, first):
-            self.enter(number, hashed)
+            self._enter(number, hashed)
         words[self._changing] = changing
         return int(first)
 
@@ -236,7 +236,7 @@ class NameIndex:
             self._store(number, field, value)
         self._count(wanted[_FLAGS], wanted[_FAMILY], 1)
         self._words[self._removed] = self._words[self._removed] - 1 & 0xFFFFFFFF
-        self.enter(number, hashed)
+        self._enter(number, hashed)
         free = self._free.get((wanted[_WIDTH], room), [])
         if free and free[-1] == number:
             free.pop()
@@ -281,7 +281,7 @@ class NameIndex:
         for number in reversed([number for number, state in enumerate(states) if state == REMOVED]):
             self._free.setdefault((widths[number], rooms[number]), []).append(number)
 
-    def enter(self, number: int, hashed: int) -> None:
+    def _enter(self, number: int, hashed: int) -> None:
         """Add a record to the index."""
         self._index[self._search(hashed, (0, DELETED))] = number + 1
 
@@ -307,7 +307,7 @@ class NameIndex:
         self._index[: self._mask + 1] = memoryview(bytes(4 * (self._mask + 1))).cast("I")
         for number, (state, hashed) in enumerate(zip(states, hashes, strict=True)):
             if state == LIVE:
-                self.enter(number, hashed)
+                self._enter(number, hashed)
 
     @property
     def _mask(self) -> int:

@@ -140,7 +140,7 @@ typedef struct {
 
 typedef struct {
     Names names;
-    Py_buffer group_of, rank_of;
+    Borrowed group_of, rank_of;
     Py_ssize_t groups, families;
     Lines *lines;        /* of each group */
     Part *heads;         /* of each family */
@@ -417,8 +417,9 @@ plan_text(PyObject *Py_UNUSED(module), PyObject *args)
 {
     Plan plan = {0};
     PyObject *lines, *heads, *result = NULL;
-    if (!PyArg_ParseTuple(args, "y*y*y*y*O!O!", &plan.names.records, &plan.names.heap, &plan.group_of, &plan.rank_of,
-                          &PyTuple_Type, &lines, &PyTuple_Type, &heads))
+    if (!PyArg_ParseTuple(args, "y#y#y#y#O!O!", &plan.names.records.buf, &plan.names.records.len, &plan.names.heap.buf,
+                          &plan.names.heap.len, &plan.group_of.buf, &plan.group_of.len, &plan.rank_of.buf,
+                          &plan.rank_of.len, &PyTuple_Type, &lines, &PyTuple_Type, &heads))
         return NULL;
     plan.groups = PyTuple_GET_SIZE(lines);
     plan.families = PyTuple_GET_SIZE(heads);
@@ -451,9 +452,5 @@ end:
     free(plan.first);
     free(plan.ends);
     free(plan.order);
-    PyBuffer_Release(&plan.names.records);
-    PyBuffer_Release(&plan.names.heap);
-    PyBuffer_Release(&plan.group_of);
-    PyBuffer_Release(&plan.rank_of);
     return result;
 }

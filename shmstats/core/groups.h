@@ -93,7 +93,7 @@ same_part(Part a, Part b)
 
 /* Records, and the heap that contains their keys. */
 typedef struct {
-    Py_buffer records, heap;
+    Borrowed records, heap;
     const Record *record;
     uint32_t count;
 } Names;
@@ -450,8 +450,9 @@ static PyObject *
 group_series(PyObject *Py_UNUSED(module), PyObject *args)
 {
     Names names = {0};
-    Py_buffer apart;
-    if (!PyArg_ParseTuple(args, "y*y*y*", &names.records, &names.heap, &apart))
+    Borrowed apart;
+    if (!PyArg_ParseTuple(args, "y#y#y#", &names.records.buf, &names.records.len, &names.heap.buf, &names.heap.len,
+                          &apart.buf, &apart.len))
         return NULL;
     PyObject *result = NULL, *group_of = NULL, *groups = NULL, *sets = NULL;
     Grouping self = {.names = &names, .apart = {apart.buf, (size_t)apart.len}};
@@ -479,8 +480,5 @@ end:
     Py_XDECREF(group_of);
     Py_XDECREF(groups);
     Py_XDECREF(sets);
-    PyBuffer_Release(&names.records);
-    PyBuffer_Release(&names.heap);
-    PyBuffer_Release(&apart);
     return result;
 }

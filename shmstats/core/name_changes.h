@@ -61,7 +61,7 @@ append_name(NameIndex *names, Record *name, const char *key, uint32_t hash)
 /* Names to add: their keys, concatenated, a record for each, and the families (number + 1) that the records refer to by
  * their position in this list, if there are any. */
 typedef struct {
-    Py_buffer keys, records, families;
+    Borrowed keys, records, families;
 } GivenNames;
 
 static Record

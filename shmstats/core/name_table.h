@@ -165,8 +165,8 @@ NameIndex_usage(NameIndex *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 NameIndex_room_for(NameIndex *Py_UNUSED(self), PyObject *args)
 {
-    Py_buffer records;
-    if (!PyArg_ParseTuple(args, "y*", &records))
+    Borrowed records;
+    if (!PyArg_ParseTuple(args, "y#", &records.buf, &records.len))
         return NULL;
     uint64_t room = 0;
     for (Py_ssize_t at = offsetof(Record, length); at + 4 <= records.len; at += (Py_ssize_t)sizeof(Record)) {
@@ -174,7 +174,6 @@ NameIndex_room_for(NameIndex *Py_UNUSED(self), PyObject *args)
         memcpy(&length, (const char *)records.buf + at, sizeof length);
         room += room_of(length);
     }
-    PyBuffer_Release(&records);
     return PyLong_FromUnsignedLongLong(room);
 }
 
@@ -182,19 +181,12 @@ static PyObject *
 NameIndex_append(NameIndex *self, PyObject *args)
 {
     GivenNames given = {0};
-    if (!PyArg_ParseTuple(args, "y*y*|y*", &given.keys, &given.records, &given.families))
+    if (!PyArg_ParseTuple(args, "y#y#|y#", &given.keys.buf, &given.keys.len, &given.records.buf, &given.records.len,
+                          &given.families.buf, &given.families.len))
         return NULL;
-    PyObject *result = NULL;
     Py_ssize_t n = NameIndex_is_open(self, 1) ? names_that_fit(self, &given) : -1;
-    if (n >= 0) {
-        uint32_t first = GET(NUMBER(self, COUNT));
-        if (append_names(self, &given, n) == 0)
-            result = PyLong_FromUnsignedLong(first);
-    }
-    PyBuffer_Release(&given.keys);
-    PyBuffer_Release(&given.records);
-    PyBuffer_Release(&given.families);
-    return result;
+    uint32_t first = n < 0 ? 0 : GET(NUMBER(self, COUNT));
+    return n < 0 || append_names(self, &given, n) < 0 ? NULL : PyLong_FromUnsignedLong(first);
 }
 
 static PyObject *
@@ -211,26 +203,20 @@ static PyObject *
 NameIndex_replace(NameIndex *self, PyObject *args)
 {
     Py_ssize_t number;
-    PyObject *key;
-    Py_buffer record;
-    if (!PyArg_ParseTuple(args, "nSy*", &number, &key, &record))
+    Borrowed key, record;
+    if (!PyArg_ParseTuple(args, "ny#y#", &number, &key.buf, &key.len, &record.buf, &record.len))
         return NULL;
-    PyObject *result = NULL;
-    if (NameIndex_is_open(self, 1) && is_number(self, number)) {
-        Record name = {0}, former = load_name(self, number);
-        size_t length = (size_t)PyBytes_GET_SIZE(key);
-        if (record.len == (Py_ssize_t)sizeof name)
-            memcpy(&name, record.buf, sizeof name);
-        if (record.len == (Py_ssize_t)sizeof name && can_replace(self, &former, &name, length)) {
-            const char *text = PyBytes_AS_STRING(key);
-            if (replace_name(self, number, &former, &name, text, length, hash_in(self, text, length)) == 0)
-                result = Py_NewRef(Py_None);
-        }
-        else
-            damaged(number);
-    }
-    PyBuffer_Release(&record);
-    return result;
+    if (!NameIndex_is_open(self, 1) || !is_number(self, number))
+        return NULL;
+    Record name = {0}, former = load_name(self, number);
+    size_t length = (size_t)key.len;
+    if (record.len == (Py_ssize_t)sizeof name)
+        memcpy(&name, record.buf, sizeof name);
+    if (record.len != (Py_ssize_t)sizeof name || !can_replace(self, &former, &name, length))
+        return damaged(number);
+    if (replace_name(self, number, &former, &name, key.buf, length, hash_in(self, key.buf, length)) < 0)
+        return NULL;
+    Py_RETURN_NONE;
 }
 
 static PyObject *
@@ -255,17 +241,6 @@ NameIndex_discard(NameIndex *self, PyObject *given)
     PyMem_Free(numbers);
     Py_DECREF(sequence);
     return done ? Py_NewRef(Py_None) : NULL;
-}
-
-static PyObject *
-NameIndex_enter(NameIndex *self, PyObject *args)
-{
-    Py_ssize_t number;
-    unsigned int hash;
-    if (!PyArg_ParseTuple(args, "nI", &number, &hash) || !NameIndex_is_open(self, 1) || !is_number(self, number)
-        || enter_name(self, number, hash) < 0)
-        return NULL;
-    Py_RETURN_NONE;
 }
 
 static PyObject *
@@ -326,7 +301,6 @@ static PyMethodDef NameIndex_methods[] = {
     POSITIONAL(NameIndex, append),
     POSITIONAL(NameIndex, free_for),
     POSITIONAL(NameIndex, replace),
-    POSITIONAL(NameIndex, enter),
     POSITIONAL(NameIndex, leave),
     NO_ARGUMENTS(NameIndex, rebuild),
     NO_ARGUMENTS(NameIndex, close),

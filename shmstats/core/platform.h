@@ -51,6 +51,12 @@ stop_point(void)
 /* The outcome of a fast path. MISS: nothing done, Python must do it. FAILED: nothing done, an exception is set. */
 typedef enum { DONE, MISS, FAILED } Outcome;
 
+/* The content of an argument that is a bytes object: it stays as long as the call runs. */
+typedef struct {
+    const void *buf;
+    Py_ssize_t len;
+} Borrowed;
+
 /* Rows of a method table: the C function of method `name` of `Type` is Type_name. */
 #define POSITIONAL(Type, name) {#name, (PyCFunction)Type##_##name, METH_VARARGS, NULL}
 #define NO_ARGUMENTS(Type, name) {#name, (PyCFunction)Type##_##name, METH_NOARGS, NULL}

@@ -29,7 +29,7 @@ put_integer(Bytes *bytes, int64_t number)
 
 typedef struct {
     Names names;
-    Py_buffer numbers;
+    Borrowed numbers;
     Py_ssize_t count;
     Bytes keys, kinds, created; /* lists of JSON */
     Bytes text, places;         /* the list of the values */
@@ -114,7 +114,8 @@ plan_save(PyObject *Py_UNUSED(module), PyObject *args)
 {
     SavePlan plan = {0};
     PyObject *result = NULL;
-    if (!PyArg_ParseTuple(args, "y*y*y*", &plan.names.records, &plan.names.heap, &plan.numbers))
+    if (!PyArg_ParseTuple(args, "y#y#y#", &plan.names.records.buf, &plan.names.records.len, &plan.names.heap.buf,
+                          &plan.names.heap.len, &plan.numbers.buf, &plan.numbers.len))
         return NULL;
     plan.count = plan.numbers.len / 4;
     if (open_names(&plan.names) < 0)
@@ -137,8 +138,5 @@ end:
     free(plan.created.start);
     free(plan.text.start);
     free(plan.places.start);
-    PyBuffer_Release(&plan.names.records);
-    PyBuffer_Release(&plan.names.heap);
-    PyBuffer_Release(&plan.numbers);
     return result;
 }

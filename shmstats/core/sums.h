@@ -160,10 +160,11 @@ widest(const Span *spans, Py_ssize_t count, Py_ssize_t columns)
 static PyObject *
 merge_histograms(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    Py_buffer block, totals, histograms;
+    Py_buffer block, totals;
+    Borrowed histograms;
     Grid grid;
-    if (!PyArg_ParseTuple(args, "y*nnnnnw*y*", &block, &grid.cells, &grid.row_bytes, &grid.rows, &grid.pages,
-                          &grid.bitmap_bytes, &totals, &histograms))
+    if (!PyArg_ParseTuple(args, "y*nnnnnw*y#", &block, &grid.cells, &grid.row_bytes, &grid.rows, &grid.pages,
+                          &grid.bitmap_bytes, &totals, &histograms.buf, &histograms.len))
         return NULL;
     const Span *spans = histograms.buf;
     Py_ssize_t count = histograms.len / (Py_ssize_t)sizeof *spans;
@@ -185,7 +186,6 @@ merge_histograms(PyObject *Py_UNUSED(module), PyObject *args)
     free(copy);
     PyBuffer_Release(&block);
     PyBuffer_Release(&totals);
-    PyBuffer_Release(&histograms);
     if (failed)
         return NULL;
     Py_RETURN_NONE;

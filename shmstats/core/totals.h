@@ -35,9 +35,10 @@ clear_locks(PyObject *Py_UNUSED(module), PyObject *args)
 static PyObject *
 add_counters(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    Py_buffer totals, cells, groups;
+    Py_buffer totals;
+    Borrowed cells, groups;
     Py_ssize_t count;
-    if (!PyArg_ParseTuple(args, "y*y*y*n", &totals, &cells, &groups, &count))
+    if (!PyArg_ParseTuple(args, "y*y#y#n", &totals, &cells.buf, &cells.len, &groups.buf, &groups.len, &count))
         return NULL;
     const Cell *total = totals.buf;
     const uint32_t *cell = cells.buf, *group = groups.buf;
@@ -55,8 +56,6 @@ add_counters(PyObject *Py_UNUSED(module), PyObject *args)
             sum[group[i]] = saturating_add(sum[group[i]], total[cell[i] + LOCK_CELLS].value);
     }
     PyBuffer_Release(&totals);
-    PyBuffer_Release(&cells);
-    PyBuffer_Release(&groups);
     return result;
 }
 
@@ -64,9 +63,10 @@ add_counters(PyObject *Py_UNUSED(module), PyObject *args)
 static PyObject *
 add_histograms(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    Py_buffer totals, cells;
+    Py_buffer totals;
+    Borrowed cells;
     Py_ssize_t width;
-    if (!PyArg_ParseTuple(args, "y*y*n", &totals, &cells, &width))
+    if (!PyArg_ParseTuple(args, "y*y#n", &totals, &cells.buf, &cells.len, &width))
         return NULL;
     PyObject *result = NULL;
     const uint32_t *cell = cells.buf;
@@ -86,7 +86,6 @@ add_histograms(PyObject *Py_UNUSED(module), PyObject *args)
         settle_histogram(sum, width);
     }
     PyBuffer_Release(&totals);
-    PyBuffer_Release(&cells);
     return result;
 }
 
@@ -115,8 +114,9 @@ text_of_buckets(const Cell *bucket, Py_ssize_t count)
 static PyObject *
 text_buckets(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    Py_buffer totals, cells, widths;
-    if (!PyArg_ParseTuple(args, "y*y*y*", &totals, &cells, &widths))
+    Py_buffer totals;
+    Borrowed cells, widths;
+    if (!PyArg_ParseTuple(args, "y*y#y#", &totals, &cells.buf, &cells.len, &widths.buf, &widths.len))
         return NULL;
     const Cell *total = totals.buf;
     const uint32_t *cell = cells.buf, *width = widths.buf;
@@ -136,8 +136,6 @@ text_buckets(PyObject *Py_UNUSED(module), PyObject *args)
             PyList_SET_ITEM(result, i, text);
     }
     PyBuffer_Release(&totals);
-    PyBuffer_Release(&cells);
-    PyBuffer_Release(&widths);
     return result;
 }
 
@@ -208,10 +206,12 @@ enum { CONTRIBUTION_CELLS = LOCK_CELLS + MOMENT + 1 };
 static PyObject *
 sum_contributions(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    Py_buffer block, cells, of_live, signatures;
+    Py_buffer block;
+    Borrowed cells, of_live, signatures;
     Grid grid;
-    if (!PyArg_ParseTuple(args, "y*nnnnnny*y*y*", &block, &grid.cells, &grid.row_bytes, &grid.rows, &grid.pages,
-                          &grid.bitmap_bytes, &grid.columns, &cells, &of_live, &signatures))
+    if (!PyArg_ParseTuple(args, "y*nnnnnny#y#y#", &block, &grid.cells, &grid.row_bytes, &grid.rows, &grid.pages,
+                          &grid.bitmap_bytes, &grid.columns, &cells.buf, &cells.len, &of_live.buf, &of_live.len,
+                          &signatures.buf, &signatures.len))
         return NULL;
     const uint32_t *cell = cells.buf;
     Living living = {signatures.buf, signatures.len / (Py_ssize_t)sizeof(uint64_t)};
@@ -238,8 +238,5 @@ sum_contributions(PyObject *Py_UNUSED(module), PyObject *args)
             PyList_SET_ITEM(result, i, value);
     }
     PyBuffer_Release(&block);
-    PyBuffer_Release(&cells);
-    PyBuffer_Release(&of_live);
-    PyBuffer_Release(&signatures);
     return result;
 }

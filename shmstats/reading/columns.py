@@ -95,7 +95,7 @@ class Columns(ReservedPages):
     def integers(self, row: int, column: int, count: int) -> list[int]:
         """Return the integers in some consecutive cells."""
         start = row * self._row_cells + column
-        return self._integers[start : start + count].tolist()
+        return list(self._integers[start : start + count])
 
     def real(self, row: int, column: int) -> float:
         """Return the double in a cell."""
