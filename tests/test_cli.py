@@ -398,37 +398,45 @@ def test_a_snapshot_given_by_name_is_read_under_any_configuration(
 # Mistakes ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--format", "xml"],
-        ["--watch", "0"],
-        ["--watch", "-1"],
-        ["--watch", "nan"],
-        ["--watch", "often"],
-        ["--data", ""],
-        ["--output", ""],
-        ["--category", "x", "--category", ""],
-        ["--from", ""],
-        ["--from", "file", "--watch", "1"],
-        ["--from", "file", "--data", "data"],
-        ["--from", "file", "--workers"],
-        ["--since", "1h"],
-        ["--step", "10s"],
-        ["--history", "--label", "plan"],
-        ["--history", "--raw"],
-        ["--history", "--watch", "1"],
-        ["--workers", "--format", "prometheus"],
-        ["--no-such-option"],
-        ["an-argument"],
-    ],
-    ids=" ".join,
-)
-def test_wrong_usage_is_exit_code_2(arguments: list[str], command: Callable[..., Result]) -> None:
-    result = command("shmstats-dump", *arguments)
-    assert result.status == 2
-    assert result.out == ""
-    assert result.err.startswith("Usage: shmstats-dump ")
+WRONG_USAGE = [
+    ["--format", "xml"],
+    ["--watch", "0"],
+    ["--watch", "-1"],
+    ["--watch", "nan"],
+    ["--watch", "often"],
+    ["--data", ""],
+    ["--output", ""],
+    ["--category", "x", "--category", ""],
+    ["--from", ""],
+    ["--from", "file", "--watch", "1"],
+    ["--from", "file", "--data", "data"],
+    ["--from", "file", "--workers"],
+    ["--since", "1h"],
+    ["--step", "10s"],
+    ["--history", "--label", "plan"],
+    ["--history", "--raw"],
+    ["--history", "--watch", "1"],
+    ["--workers", "--format", "prometheus"],
+    ["--no-such-option"],
+    ["an-argument"],
+]
+
+RUN_ALL = """
+    import json, sys
+    from click.testing import CliRunner
+    from shmstats import cli
+    for arguments in json.loads(sys.argv[1]):
+        result = CliRunner().invoke(cli.command("dump"), arguments, prog_name="shmstats-dump")
+        print(json.dumps([arguments, result.exit_code, result.stdout, result.stderr]))
+"""
+
+
+def test_wrong_usage_is_exit_code_2(python: PythonRunner) -> None:
+    results = [json.loads(line) for line in python.run(RUN_ALL, json.dumps(WRONG_USAGE)).splitlines()]
+    assert len(results) == len(WRONG_USAGE)
+    for arguments, status, out, err in results:
+        assert (status, out) == (2, ""), arguments
+        assert err.startswith("Usage: shmstats-dump "), arguments
 
 
 def test_a_mistake_in_the_configuration_is_an_error_of_one_line(tmp_path: Path, command: Callable[..., Result]) -> None:
@@ -665,20 +673,3 @@ def test_every_command_has_a_help_text(command: Callable[..., Result]) -> None:
         result = command("shmstats", action, "--help")
         assert (result.status, result.err) == (0, "")
         assert result.out.startswith(f"Usage: shmstats {action} ")
-
-
-def test_a_dump_does_not_import_web_frameworks(worker: Child, data: Path, tmp_path: Path) -> None:
-    code = """
-import sys
-from shmstats.terminal.dump import dump
-dump.main(["--data", sys.argv[1], "--category", "requests"], standalone_mode=False)
-heavy = {"flask", "gunicorn", "psutil", "werkzeug"}
-print(sorted(heavy & set(sys.modules)))
-"""
-    clean = {name: value for name, value in environment().items() if name != "SHMSTATS_CONFIG"}
-    out = subprocess.run(
-        [sys.executable, "-c", code, str(data)],
-        cwd=tmp_path, env=clean, capture_output=True, check=True, timeout=BOUND, text=True,
-    ).stdout  # fmt: skip
-    assert out.splitlines()[-1] == "[]"
-    leave(worker)

@@ -106,26 +106,6 @@ def test_a_full_buffer_is_flushed_and_drops_nothing(
     assert sum(stats.snapshot()["c"].values()) == 35
 
 
-def test_a_buffer_of_one_operation_holds_nothing(
-    stats: Any, buffered: Callable[..., Any], seen: Callable[..., Any]
-) -> None:
-    buffered(buffer_size=1)
-    for number in range(1, 5):
-        stats.incr("c", "m")
-        stats.timing("c", "t", number)
-        assert (seen(), seen("c", "t").count) == (number, number)
-
-
-def test_the_interval_flushes_without_another_call(
-    stats: Any, buffered: Callable[..., Any], seen: Callable[..., Any]
-) -> None:
-    buffered(flush_interval_ms=50)
-    for number in range(1, 4):
-        stats.incr("c", "m")
-        stats.timing("c", "t", 1)
-        wait_until(lambda number=number: seen() == number and seen("c", "t").count == number)
-
-
 def test_reading_shows_what_this_process_has_counted(stats: Any, shmstats: ModuleType) -> None:
     handle = stats.counter("c", "m")
     for number in range(1, 4):
@@ -708,29 +688,6 @@ def test_more_processes_than_rows_buffer_exactly(stats: Any, python: Any, buffer
 # Metrics of the package itself ------------------------------------------------------------------------
 
 
-def test_operations_held_flushes_and_their_durations_are_shown(stats: Any, python: Any) -> None:
-    for _ in range(3):
-        stats.incr("c", "m")
-        stats.flush()
-    child = python.start(
-        """
-        from shmstats import stats
-        for _ in range(4): stats.incr('c', 'm')
-        print('ready')
-        input()
-        """
-    )
-    assert child.hear() == "ready"
-    assert stats.get("c", "m") == 3
-    own = stats.snapshot()["shmstats"]
-    assert (own["operations_held"], own["flushes"], own["flush"].count) == (4, 3, 3)
-    child.tell()
-    child.finish()
-    assert stats.get("c", "m") == 7
-    own = stats.snapshot()["shmstats"]
-    assert (own.get("operations_held", 0), own["flushes"]) == (0, 4)
-
-
 def test_a_flush_of_nothing_is_no_flush(stats: Any) -> None:
     stats.incr("c", "m")
     for _ in range(5):
@@ -751,11 +708,3 @@ def test_operations_held_before_a_restart_are_not_shown_afterwards(
     configure(no_buffer=True)
     stats.init()
     assert stats.snapshot().get("shmstats", {}).get("operations_held", 0) == 0
-
-
-def test_real_time_mode_has_no_buffer(stats: Any, seen: Callable[..., Any], configure: Callable[..., Any]) -> None:
-    configure(no_buffer=True)
-    stats.incr("c", "m", 3)
-    stats.timing("c", "t", 3)
-    assert (seen(), seen("c", "t").count) == (3, 1)
-    assert "flushes" not in stats.snapshot().get("shmstats", {})
