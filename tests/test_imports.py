@@ -219,7 +219,9 @@ def test_yaml_is_imported_with_a_configuration_file(stats: Any, python: PythonRu
 
 
 @pytest.mark.parametrize("command", ["dump", "info"])
-def test_commands_that_show_counters_import_no_large_package(stats: Any, data: Path, python: PythonRunner, command: str) -> None:
+def test_commands_that_show_counters_import_no_large_package(
+    stats: Any, data: Path, python: PythonRunner, command: str
+) -> None:
     stats.incr("a", "b")
     code = """
         import sys

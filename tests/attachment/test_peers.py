@@ -273,15 +273,6 @@ def asked_beside(listener: Listener) -> Any:
     return ask_all({os.getpid(): listener.path}, "name", BOUND)[os.getpid()]
 
 
-def test_silent_clients_do_not_delay_others(listener: Listener) -> None:
-    silent = [client(listener, said) for said in (b"", b"na", b"") * 10]
-    try:
-        assert asked(listener) == "me"
-    finally:
-        for connection in silent:
-            connection.close()
-
-
 def test_a_client_that_does_not_read_does_not_delay_others(listener: Listener) -> None:
     with client(listener, b"large\n") as connection:
         assert asked(listener, large=lambda: "x" * 5_000_000) == "me"

@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import gc
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from helpers import BOUND, process_state, wait_until
+from helpers import BOUND, wait_until
 
 from shmstats.debug import stacks as module
 from shmstats.debug.stacks import grouped, stacks
@@ -368,13 +367,6 @@ def test_stacks_of_several_workers_are_merged() -> None:
 def test_the_order_of_workers_does_not_matter() -> None:
     one, two = [{"goroutine": "x", "count": 1}], [{"goroutine": "y", "count": 1}]
     assert grouped({1: one, 2: two}) == grouped({2: two, 1: one})
-
-
-def test_a_stopped_worker_is_listed_as_not_answering(sleeper: int) -> None:
-    os.kill(sleeper, signal.SIGSTOP)
-    wait_until(lambda: process_state(sleeper) == "T")
-    expected = "no answer: the worker is stopped, by a signal or a debugger"
-    assert grouped({sleeper: None}) == [{"goroutine": expected, "count": 1, "pids": [sleeper]}]
 
 
 def test_a_silent_worker_is_listed_as_not_answering(sleeper: int) -> None:

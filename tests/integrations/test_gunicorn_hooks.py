@@ -302,10 +302,9 @@ def assert_accepted(server: Gunicorn) -> None:
     }
 
 
-@pytest.mark.parametrize(("kind", "capacity"), [("sync", 2), ("gthread", 6)])
-def test_the_capacity_is_that_of_all_workers(tmp_path: Path, kind: str, capacity: int) -> None:
-    with serving(tmp_path, kind, "--workers", "2") as server:
-        assert figures(server)["gunicorn_capacity"] == capacity
+def test_the_capacity_is_that_of_the_threads_of_all_workers(tmp_path: Path) -> None:
+    with serving(tmp_path, "gthread", "--workers", "2") as server:
+        assert figures(server)["gunicorn_capacity"] == 6
 
 
 @pytest.mark.thorough
@@ -368,17 +367,6 @@ def test_held_operations_are_flushed_when_a_worker_ends(tmp_path: Path, kind: st
         wait_until(lambda: load.total == total(server) == requests(server)["GET 200"], "the count")
 
 
-def test_a_worker_class_without_hooks_is_logged_as_not_measured(tmp_path: Path) -> None:
-    require("gevent")
-    options = (*HOOKS, "--worker-class", "gevent_pywsgi", "--workers", "2")
-    with Gunicorn(tmp_path, *options, site=WSGI_SITE) as server:
-        assert ask(server, "GET", "/hit") == 200
-        wait_until(lambda: states(server) == {"unknown": 2}, "two workers")
-        assert requests(server) == {}
-        wait_until(lambda: figures(server)["gunicorn_worker_boot"].count == 2, "both to have booted")
-        assert "are not measured" in server.log.read_text()
-
-
 OWN_WORKER = """
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from gunicorn.workers.base import Worker
@@ -420,17 +408,17 @@ def test_workers_that_end_are_counted_by_reason(tmp_path: Path, kind: str) -> No
     with serving(tmp_path, kind, "--workers", "2", "--timeout", "4") as server:
         assert ended(server) == {"exit": 0, "signal": 0, "timeout": 0}
         os.kill(min(server.workers()), signal.SIGKILL)
-        wait_until(lambda: ended(server)["signal"] == 1, "the end of one that was killed")
+        wait_until(lambda: ended(server)["signal"] == 1, "the end of a killed worker")
         wait_until(lambda: len(server.workers()) == 2, "another worker")
         assert ask(server, "GET", "/exit") == 0  # this request has no answer, as with a killed worker
-        wait_until(lambda: ended(server)["signal"] == 2, "the end of one that vanished")
+        wait_until(lambda: ended(server)["signal"] == 2, "the end of a worker without an exit")
         wait_until(lambda: states(server) == {"idle": 2}, "two idle workers")
         os.kill(min(server.workers()), signal.SIGTERM)
-        wait_until(lambda: ended(server)["exit"] == 1, "the end of one in good order")
+        wait_until(lambda: ended(server)["exit"] == 1, "a normal exit")
         wait_until(lambda: states(server) == {"idle": 2}, "two idle workers")
         hung = threading.Thread(target=ask, args=(server, "GET", "/hang"))
         hung.start()
-        wait_until(lambda: ended(server)["timeout"] == 1, "the end of one that was too slow")
+        wait_until(lambda: ended(server)["timeout"] == 1, "the end of a worker that was too slow")
         hung.join(BOUND)
         assert ended(server) == {"exit": 1, "signal": 2, "timeout": 1}
         wait_until(lambda: states(server) == {"idle": 2}, "two idle workers")

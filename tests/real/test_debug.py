@@ -130,12 +130,6 @@ def stop(server: Gunicorn) -> Iterator[Callable[[int], None]]:
         os.kill(pid, signal.SIGCONT)
 
 
-def test_any_of_four_workers_shows_the_stacks_of_all(server: Gunicorn) -> None:
-    workers = server.workers()
-    for _ in range(8):
-        wait_until(lambda: counts_are_right(answer(server, "/debug/goroutines"), workers), "the right counts")
-
-
 def test_stacks_with_a_stopped_and_a_sleeping_worker_are_answered_in_time(
     server: Gunicorn, napper: int, stop: Callable[[int], None]
 ) -> None:
@@ -155,36 +149,6 @@ def test_stacks_with_a_stopped_and_a_sleeping_worker_are_answered_in_time(
     threads = [entry["count"] for entry in told if entry["goroutine"].startswith("thread\n")]
     assert sum(threads) == len(answering) * (1 + 3 + 1 + 1), "main, waiting, asyncio's and the agent's threads"
     assert [entry["count"] for entry in told] == sorted((entry["count"] for entry in told), reverse=True)
-
-
-@pytest.mark.thorough
-def test_memory_with_a_stopped_and_a_sleeping_worker_is_answered_in_time(
-    server: Gunicorn, napper: int, stop: Callable[[int], None]
-) -> None:
-    stopped = min(server.workers() - {napper})
-    stop(stopped)
-    start = time.monotonic()
-    told = answer(server, "/debug/pool/bytes")
-    assert time.monotonic() - start < 1.5
-    assert {worker["pid"]: worker["answered"] for worker in told["workers"]} == {
-        pid: pid != stopped for pid in server.workers()
-    }
-    assert all(0 < worker["uss"] <= worker["rss"] for worker in told["workers"])
-    assert told["block"]["rows"]["used"] == 4
-
-
-@pytest.mark.thorough
-def test_a_continued_worker_answers_again(server: Gunicorn) -> None:
-    workers = server.workers()
-    stopped = min(workers)
-    os.kill(stopped, signal.SIGSTOP)
-    try:
-        wait_until(lambda: process_state(stopped) == "T", "a stopped process")
-        for _ in range(3):
-            assert entries(answer(server, "/debug/threads"), STOPPED) == [(1, [stopped])]
-    finally:
-        os.kill(stopped, signal.SIGCONT)
-    wait_until(lambda: counts_are_right(answer(server, "/debug/threads"), workers), "an answer of all")
 
 
 def test_a_killed_worker_is_not_shown_and_leaves_no_socket(server: Gunicorn) -> None:
