@@ -6,8 +6,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from .. import registry as registries
 from ..once import Once
-from ..registry import Registry
 
 log = logging.getLogger("shmstats")
 
@@ -30,7 +30,6 @@ class Failures:
 
     def made(
         self,
-        registry: Registry,
         category: str,
         kind: str,
         metric: str,
@@ -44,7 +43,6 @@ class Failures:
         declared, because a reload may add one.
 
         Args:
-            registry: to declare it in.
             category: of the metric.
             kind: ``"counter"``, ``"gauge"`` or ``"histogram"``.
             metric: of the category.
@@ -53,7 +51,7 @@ class Failures:
             more: as for `shmstats.registry.Registry.declare`.
         """
         try:
-            registry.declare(category, metric, kind=kind, help=help_, **more)
+            registries.stats.declare(category, metric, kind=kind, help=help_, **more)
         except Exception as error:
             self.tell(f"the metric {metric} stays as it is declared", error)
-        return getattr(registry, kind)(category, metric, labelnames=labelnames)
+        return getattr(registries.stats, kind)(category, metric, labelnames=labelnames)

@@ -12,7 +12,8 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -47,8 +48,7 @@ _UNACKED = struct.Struct("24xI")
 failures = Failures()
 
 
-def _made(kind: str, metric: str, help_: str, labelnames: Sequence[str] | None = None, **more: Any) -> Any:
-    return failures.made(registries.stats, CATEGORY, kind, metric, help_, labelnames, **more)
+_made = partial(failures.made, CATEGORY)
 
 
 # The master -----------------------------------------------------------------------------------
@@ -81,13 +81,9 @@ class Master:
     def count_exit(self, worker: Any) -> None:
         """Count the exit of a worker, by the reason in the byte that it shared."""
         shared = vars(worker).pop("_shmstats_byte", None)
-        state = RUNNING if shared is None else shared[0]
+        reason = EXIT if shared is not None and shared[0] == LEFT else SIGNAL
         if getattr(worker, "aborted", False):
             reason = TIMEOUT
-        elif state == LEFT:
-            reason = EXIT
-        else:
-            reason = SIGNAL
         if shared is not None:
             shared.close()
         self._exits.labels(reason).incr()
@@ -155,7 +151,7 @@ class GunicornWorker:
 
     def __init__(self, worker: Any, hooked: bool, measured: bool, capacity: int) -> None:
         self.hooked = hooked
-        self.serving = Serving(registries.stats, outermost=measured)
+        self.serving = Serving(outermost=measured)
         self._requests = _made("counter", "gunicorn_requests", "Finished requests.", ("method", "status"))
         took = "Time from a request's headers to the end of its response, in seconds."
         self._durations = _made("histogram", "gunicorn_request_duration", took, ("method",))

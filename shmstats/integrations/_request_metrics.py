@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from ..registry import Registry
+from .. import registry as registries
 from ._failures import Failures
 
 
@@ -29,7 +29,6 @@ class RequestMetrics:
     """Declares the metrics of requests, and returns their series.
 
     Args:
-        stats: the registry to count in.
         category: of the metrics.
         labelnames: of further labels.
         buckets: upper bounds of the latency histogram in ms; None for exponential ones.
@@ -41,13 +40,12 @@ class RequestMetrics:
 
     def __init__(
         self,
-        stats: Registry,
         category: str,
         labelnames: Sequence[str],
         buckets: Sequence[float] | None,
         failures: Failures,
     ) -> None:
-        self._made = partial(failures.made, stats, category)
+        self._made = partial(failures.made, category)
         self._labelnames = tuple(labelnames)
         self._websockets: tuple[Any, Any] | None = None
         names = ("method", "route", *labelnames)
@@ -61,9 +59,9 @@ class RequestMetrics:
             for metric, what in (("http_request_size", "requests"), ("http_response_size", "responses"))
         )
         self._exceptions = self._made("counter", "http_exceptions", raised, ("route", "type"))
-        self._total = stats.counter("requests", "total")
-        self._success = stats.counter("requests", "success")
-        self._failed = stats.counter("requests", "failed")
+        self._total = registries.stats.counter("requests", "total")
+        self._success = registries.stats.counter("requests", "success")
+        self._failed = registries.stats.counter("requests", "failed")
         self.in_progress = self._made("gauge", "http_requests_in_progress", "Requests being served.", mode="livesum")
 
     def series(self, status: str, failed: bool, names: tuple[str, ...]) -> tuple[Callable[..., None], ...]:

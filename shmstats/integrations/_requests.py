@@ -80,7 +80,6 @@ class RequestRecorder:
         label_values: returns their values for a request (in the framework's form).
         exclude: routes and paths that are not recorded; a ``*`` at the end matches anything.
         buckets: upper bounds of the latency histogram in ms; None for exponential ones.
-        registry: where to count; None for the default registry.
 
     Attributes:
         enter: must be called when a request comes in.
@@ -104,7 +103,6 @@ class RequestRecorder:
         label_values: Callable[[Any], Sequence[str]] | None = None,
         exclude: Iterable[str] = (),
         buckets: Sequence[float] | None = None,
-        registry: registries.Registry | None = None,
     ) -> None:
         if check_text("category", category) in RESERVED:
             raise ValueError(f"category must not be {category!r}, which is reserved")
@@ -113,8 +111,7 @@ class RequestRecorder:
         self._label_values = label_values
         self.no_labels = ("",) * len(self._labelnames)
         self._buckets = None if buckets is None else check_buckets(buckets)
-        self._registry = registry
-        self.serving = Serving(registry or registries.stats)
+        self.serving = Serving()
         self.paths, self.prefixes = _split_excluded(exclude)
         self.enter: Callable[[], None] = self._first_enter
         self.leave: Callable[[], None] = _nothing
@@ -215,7 +212,7 @@ class RequestRecorder:
     def close(self) -> None:
         """Leave the block; the next request attaches it again."""
         try:
-            (self._registry or registries.stats).close()
+            registries.stats.close()
         except Exception as error:
             self.tell("the block could not be left", error)
 
@@ -231,8 +228,7 @@ class RequestRecorder:
 
     def _prepare(self) -> RequestMetrics:
         if self._metrics is None:
-            stats = self._registry or registries.stats
-            self._metrics = RequestMetrics(stats, self._category, self._labelnames, self._buckets, self._failures)
+            self._metrics = RequestMetrics(self._category, self._labelnames, self._buckets, self._failures)
             self.enter, self.leave = self._metrics.in_progress.incr, self._metrics.in_progress.decr
         return self._metrics
 

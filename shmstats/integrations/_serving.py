@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from .. import registry as registries
 from ..once import Once
 
 log = logging.getLogger("shmstats")
@@ -22,7 +23,6 @@ class Serving:
     """Writes requests for one integration.
 
     Args:
-        registry: whose block has the table.
         outermost: whether it sees each request before any other integration; others then write nothing.
 
     Attributes:
@@ -33,8 +33,7 @@ class Serving:
 
     _outermost: Serving | None = None
 
-    def __init__(self, registry: Any, outermost: bool = False) -> None:
-        self._registry = registry
+    def __init__(self, outermost: bool = False) -> None:
         self.begin: Any = self.again
         self.end: Any = _nothing
         if outermost:
@@ -48,7 +47,7 @@ class Serving:
     def again(self, method: str, path: str) -> int:
         """Attach the table, and begin; a failure is logged, and then nothing is written."""
         self.begin, self.end = _not_noted, _nothing
-        shared = self._registry.shared
+        shared = registries.stats.shared
         if shared is None or Serving._outermost not in (None, self):
             return NOT_NOTED
         try:

@@ -60,9 +60,9 @@ class ShmStats:
         self._endpoints = endpoints
         self._url_prefix = _check_prefix(url_prefix)
         self._options: dict[str, Any] = {
-            "labelnames": _kept(labelnames),
+            "labelnames": labelnames,
             "label_values": label_values,
-            "exclude": _kept(exclude),
+            "exclude": exclude,
             "category": category,
             "buckets": buckets,
         }
@@ -104,11 +104,6 @@ def _check_prefix(url_prefix: object) -> str | None:
     if url_prefix and not url_prefix.startswith("/"):
         raise ValueError(f"url_prefix must begin with '/', not {url_prefix!r:.80}")
     return url_prefix
-
-
-def _kept(texts: Any) -> Any:
-    """Return an iterable as a list, so that several applications can use it; the middleware refuses anything else."""
-    return tuple(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else texts
 
 
 class _FlaskMiddleware(ShmStatsMiddleware):

@@ -72,11 +72,8 @@ _PARAMETERS = {
 #: Attributes that a metric with labels must have, by its class.
 _METRIC = ("_name", "_type", "_documentation", "_unit", "_labelnames", "_labelvalues", "_metrics", "_lock")
 _ATTRIBUTES = {
-    "Counter": _METRIC,
     "Gauge": (*_METRIC, "_multiprocess_mode"),
     "Histogram": (*_METRIC, "_upper_bounds"),
-    "Summary": _METRIC,
-    "Info": _METRIC,
 }
 
 

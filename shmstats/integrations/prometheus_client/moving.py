@@ -9,11 +9,13 @@ from typing import Any
 
 from prometheus_client.registry import CollectorRegistry
 
+from . import asking
 from .children import ClientChildren
 from .family import labels_of
 from .internals import metrics
 from .on_block import is_on_block, put_family
 from .storage import MetricStore
+from .values import FamilyRecorder
 
 
 def move_existing(store: MetricStore) -> None:
@@ -88,7 +90,8 @@ def _restore(metric: Any, former: dict[str, Any]) -> None:
             metric._kept.set_state(metric._recorder.family.states[metric._value])
     if "_created" in former:
         metric._created = former["_created"]
-        metric._recorder.store.note_created(metric._recorder.family, labels_of(metric), metric._created)
+        recorder: FamilyRecorder = metric._recorder
+        asking.note_created(recorder.store.shared, recorder.metric, {labels_of(metric): metric._created})
 
 
 def _restore_value(metric: Any, former: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """prometheus_client's samples of all its metrics on the block at one moment.
 
-What follows from the names is made once, as a *plan*, and kept as long as snapshots have the same
-names object: between two scrapes the values change, but rarely the names.
+The families follow from the names alone. They are kept as long as snapshots have the same names object: between two
+scrapes the values change, but rarely the names.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ class Line(NamedTuple):
     created: int = 0
 
 
+Families = dict[FamilyKey, tuple[ClientFamily, list[Line]]]
+
+
 class Reading(NamedTuple):
     """All metrics at one moment.
 
@@ -47,7 +50,7 @@ class Reading(NamedTuple):
         notes: by metric and labels.
     """
 
-    families: Mapping[FamilyKey, tuple[ClientFamily, list[Line]]]
+    families: Families
     values: Sequence[Value]
     notes: Mapping[tuple[str, Labels], bytes]
 
@@ -56,42 +59,29 @@ class Reading(NamedTuple):
         return parsed(self.notes.get((family.metric, line.labels), b""))
 
 
-class ClientPlan(NamedTuple):
-    """What follows from the names of a snapshot.
-
-    Attributes:
-        names: of the snapshot.
-        families: as in `Reading`.
-    """
-
-    names: Sequence[Name]
-    families: dict[FamilyKey, tuple[ClientFamily, list[Line]]]
-
-    @classmethod
-    def of(cls, names: Sequence[Name]) -> ClientPlan:
-        """Make the plan for the names of a snapshot."""
-        families: dict[FamilyKey, tuple[ClientFamily, list[Line]]] = {}
-        fractions: dict[tuple[FamilyKey, Labels], int] = {}
-        for i, name in enumerate(names):
-            if name.category != CATEGORY:
-                continue
-            help_, part = part_of(name.help)
-            if part is None or part.kind is not name.kind:
-                continue
-            if part.role == "fraction":
-                fractions[part.family, name.labels] = i
-            if part.role != "value":
-                continue
-            if part.family not in families:
-                families[part.family] = _family(name, help_, part), []
-            families[part.family][1].append(Line(name.labels, i, -1, name.created))
-        for family, (_, lines) in families.items():
-            lines[:] = [line._replace(fraction=fractions.get((family, line.labels), -1)) for line in lines]
-        return cls(names, families)
-
-
 #: The reading without a block.
 NOTHING = Reading({}, (), {})
+
+
+def families_of(names: Sequence[Name]) -> Families:
+    """Return each family with its series, by the names of a snapshot."""
+    families: Families = {}
+    fractions: dict[tuple[FamilyKey, Labels], int] = {}
+    for i, name in enumerate(names):
+        if name.category != CATEGORY:
+            continue
+        help_, part = part_of(name.help)
+        if part is None or part.kind is not name.kind:
+            continue
+        if part.role == "fraction":
+            fractions[part.family, name.labels] = i
+            continue
+        if part.family not in families:
+            families[part.family] = _family(name, help_, part), []
+        families[part.family][1].append(Line(name.labels, i, -1, name.created))
+    for family, (_, lines) in families.items():
+        lines[:] = [line._replace(fraction=fractions.get((family, line.labels), -1)) for line in lines]
+    return families
 
 
 def _family(name: Name, help_: str, part: Part) -> ClientFamily:
@@ -194,7 +184,7 @@ def _created(line: Line) -> list[Sample]:
 
 def _number(reading: Reading, position: int) -> int | float:
     value = reading.values[position]
-    assert not isinstance(value, Distribution)  # the plan leaves out names of another kind
+    assert not isinstance(value, Distribution)  # `families_of` leaves out names of another kind
     return value
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client.registry import REGISTRY, CollectorRegistry
 
@@ -15,11 +15,11 @@ from ...block.keys import OVERFLOW
 from ...core import Series
 from ...once import Once
 from ...registry import Registry
-from ...series import Labels
+from ...series import Labels, Name
 from . import asking
 from .family import CATEGORY, ClientFamily, FamilyKey
 from .functions import Functions
-from .samples import NOTHING, ClientPlan, Reading, parsed
+from .samples import NOTHING, Families, Reading, families_of, parsed
 
 log = logging.getLogger("shmstats")
 
@@ -88,7 +88,7 @@ class MetricStore:
         self._families: dict[FamilyKey, ClientFamily] = {}
         self._owners = Owners()
         self.functions = Functions(lambda: self.shared)
-        self._plan = ClientPlan((), {})
+        self._read: tuple[Sequence[Name], Families] = (), {}
         self._told = Once()
 
     @property
@@ -176,11 +176,7 @@ class MetricStore:
             for metric in (family.metric, family.fraction):
                 shared.reset(CATEGORY, metric, labels)
         if created is not None:
-            self.note_created(family, labels, created)
-
-    def note_created(self, family: ClientFamily, labels: Labels, created: float) -> None:
-        """Store when a series was created, in seconds since the epoch."""
-        asking.note_created(self.shared, family.metric, {labels: created})
+            asking.note_created(shared, family.metric, {labels: created})
 
     def annotate(self, series: Series, change: Callable[[bytes], bytes]) -> None:
         """Change the note of a series."""
@@ -226,8 +222,9 @@ class MetricStore:
         if shared is None:
             return NOTHING
         snapshot = shared.exposable() if exposed else shared.read()
-        plan = self._plan
-        if plan.names is not snapshot.names:
-            plan = self._plan = ClientPlan.of(snapshot.names)
+        names, families = self._read
+        if names is not snapshot.names:
+            families = families_of(snapshot.names)
+            self._read = snapshot.names, families
         notes = {(name.metric, name.labels): note for name, note in asking.notes(shared)}
-        return Reading(plan.families, snapshot.values, notes)
+        return Reading(families, snapshot.values, notes)
