@@ -23,7 +23,7 @@ from helpers import SHARED_MEMORY, segment_of, wait_until
 import shmstats
 from shmstats.instance import instance_of
 from shmstats.series import Kind, Name, Snapshot
-from shmstats.sinks.push.memory import Memory
+from shmstats.sinks.push.sender import Memory
 from shmstats.snapshot import store as snapshots
 from shmstats.snapshot.store import FILE, PREVIOUS, load, load_newest, save
 from shmstats.web import access, create_app

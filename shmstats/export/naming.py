@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from enum import Enum
 
 from shmstats._version import __version__
@@ -98,8 +98,11 @@ class Figure(NamedTuple):
     type: Type = Type.GAUGE
 
 
-#: The named figures of the machine and the workers.
-SYSTEM_FIGURES = {
+_OWN: Labels = (("category", "shmstats"),)
+_BUILD: Labels = (*_OWN, ("core", CORE), ("version", __version__))
+
+#: The figures of ``Snapshot.system``, the machine and the workers, and of ``Snapshot.health``.
+FIGURES = {
     "uptime": Figure("uptime_seconds", 1, "Time since the start, in seconds.", "seconds"),
     "memory_usage": Figure("memory_usage_bytes", 1, "Current memory usage in bytes.", "bytes"),
     "cpu": Figure("cpu_usage_ratio", 100, "Processor time in use; 1 is one processor.", "ratio"),
@@ -116,14 +119,6 @@ SYSTEM_FIGURES = {
     "workers": Figure("workers", 1, "Live workers."),
     "gc": Figure("gc_collections", 1, "Garbage collections of the process that answers."),
     "store": Figure("store_bytes", 1, "Size of the data directory in bytes.", "bytes"),
-}
-
-
-_OWN: Labels = (("category", "shmstats"),)
-_BUILD: Labels = (*_OWN, ("core", CORE), ("version", __version__))
-
-#: The figures of ``Snapshot.health``.
-HEALTH_FIGURES = {
     "saved_seconds_ago": Figure("saved_seconds_ago", 1, "Age of the last saved snapshot, in seconds.", "", _OWN),
     "save_error": Figure("save_error", 1, "Whether saving fails.", "", _OWN),
     "saver": Figure("saver", 1, "Whether a process saves.", "", _OWN),
@@ -167,22 +162,19 @@ class Namer:
     others get ``_2``, ``_3`` and so on. Names with a meaning here (``category``, ``metric``, ``raw_labels``, ``le``,
     ``quantile``, and those of ``prometheus.labels``) get the prefix ``exported_``.
 
-    *Figures of the system and of health* have fixed families in base units and fixed labels, assigned before any other
-    name. A figure that is not in the table is the gauge ``system_<figure>``.
+    *`FIGURES` of the system and of health* have fixed families in base units and fixed labels, assigned before any
+    other name.
+
+    Args:
+        escaping: one of `ESCAPINGS`.
+        namespace: prefix of every family's name, or "".
+        labels: of every series, before its own.
+
+    Attributes:
+        figures: the series of `FIGURES`.
     """
 
-    def __init__(
-        self, system: Iterable[str] = (), escaping: str = "underscores", namespace: str = "", labels: Labels = ()
-    ) -> None:
-        """Give the system figures their families.
-
-        Args:
-            system: the metrics of ``Snapshot.system``; their series are in `system`, in that order. Those of
-                ``Snapshot.health`` are in `health`, by metric.
-            escaping: one of `ESCAPINGS`.
-            namespace: prefix of every family's name, or "".
-            labels: of every series, before its own.
-        """
+    def __init__(self, escaping: str = "underscores", namespace: str = "", labels: Labels = ()) -> None:
         self._escaping = ESCAPINGS[escaping]
         self._prefix = f"{namespace}_" if namespace else ""
         self._constant = labels
@@ -192,9 +184,7 @@ class Namer:
         self._resolved: dict[tuple[str, str, Kind, bool, str, str], tuple[ExposedFamily, bool]] = {}
         self._label_names: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._taken: set[ExposedSeries] = set()
-        known = {metric: self._known_figure(figure) for metric, figure in SYSTEM_FIGURES.items()}
-        self.health = {metric: self._known_figure(figure) for metric, figure in HEALTH_FIGURES.items()}
-        self.system = [known[metric] if metric in known else self._other_figure(metric) for metric in system]
+        self.figures = {metric: self._figure(figure) for metric, figure in FIGURES.items()}
 
     def add(self, name: Name) -> ExposedSeries:
         """Return the place of the next name; names must come in the order of their registration."""
@@ -278,21 +268,12 @@ class Namer:
         self._owners.update(dict.fromkeys(owned, family))
         return family
 
-    def _known_figure(self, figure: Figure) -> ExposedSeries:
+    def _figure(self, figure: Figure) -> ExposedSeries:
         family = self._claim(figure.family, figure.type, figure.help)
-        assert family is not None, "the table of system figures clashes with itself"
+        assert family is not None, "the table of figures clashes with itself"
         family.describe(figure.help, figure.unit)
         labels = (*self._constant, *figure.labels)
         self._take(family, labels)
-        return ExposedSeries(family, labels)
-
-    def _other_figure(self, metric: str) -> ExposedSeries:
-        name = Name("system", f"system_{metric}", Kind.GAUGE)
-        family, is_plain = self._resolve(name)
-        labels = self._constant
-        if not is_plain or not self._take(family, labels):
-            labels = (*labels, ("metric", metric))
-            self._take(family, labels)
         return ExposedSeries(family, labels)
 
     def _type_and_suffixes(self, name: Name) -> tuple[Type, tuple[str, ...]]:

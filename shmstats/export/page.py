@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 from shmstats.bounds import shown_in_text
-from shmstats.export.naming import SYSTEM_FIGURES, ExposedFamily, ExposedSeries, Namer, is_time
+from shmstats.export.naming import FIGURES, ExposedFamily, ExposedSeries, Namer, is_time
 from shmstats.export.view import View
 from shmstats.frozen import NamedTuple
 from shmstats.once import lazy_property
@@ -68,7 +68,7 @@ class Page(PagePart):
 
     def __init__(self, snapshot: Snapshot, namer: Namer) -> None:
         self._names = snapshot.names
-        self._figures = tuple(snapshot.system), tuple(snapshot.health)
+        self._figures = (*snapshot.system, *snapshot.health)
         names = list(snapshot.names)
         own = [Member(i, namer.add(name), name) for i, name in enumerate(names) if name.category != FOREIGN]
         super().__init__([*own, *figure_members(namer, self._figures, len(names))])
@@ -77,7 +77,7 @@ class Page(PagePart):
 
     def fits(self, snapshot: Snapshot) -> bool:
         """Tell whether this is the page of a snapshot."""
-        return self._names is snapshot.names and self._figures == (tuple(snapshot.system), tuple(snapshot.health))
+        return self._names is snapshot.names and self._figures == (*snapshot.system, *snapshot.health)
 
     def values(self, snapshot: Snapshot) -> list[Any]:
         """Return the values at the positions of `Member.position`, figures of the system in base units."""
@@ -91,18 +91,17 @@ class Page(PagePart):
         return values
 
 
-def figure_members(namer: Namer, figures: tuple[tuple[str, ...], tuple[str, ...]], first: int) -> Iterator[Member]:
-    """Give the members for the figures of the system and of health, with their positions from the first one on."""
-    shown = [*namer.system, *(namer.health[figure] for figure in figures[1])]
-    for position, (series, figure) in enumerate(zip(shown, itertools.chain(*figures), strict=True), first):
-        yield Member(position, series, Name("system", figure, Kind.GAUGE))
+def figure_members(namer: Namer, figures: Iterable[str], first: int) -> Iterator[Member]:
+    """Give the members for some of `FIGURES`, with their positions from the first one on."""
+    for position, figure in enumerate(figures, first):
+        yield Member(position, namer.figures[figure], Name("system", figure, Kind.GAUGE))
 
 
 def figure_values(snapshot: Snapshot) -> list[int | float]:
-    """Return the figures of the system in base units, and those of health."""
-    divisors = {metric: figure.divisor for metric, figure in SYSTEM_FIGURES.items() if figure.divisor != 1}
-    system = [value / divisors[key] if key in divisors else value for key, value in snapshot.system.items()]
-    return [*system, *snapshot.health.values()]
+    """Return the figures of the system and of health in base units."""
+    divided = {metric: figure.divisor for metric, figure in FIGURES.items() if figure.divisor != 1}
+    figures = itertools.chain(snapshot.system.items(), snapshot.health.items())
+    return [value / divided[key] if key in divided else value for key, value in figures]
 
 
 def is_chosen(family: ExposedFamily, chosen: frozenset[str]) -> bool:
@@ -121,7 +120,7 @@ class Pages:
         key = (escaping, view.namespace, view.labels)
         page = self._pages.get(key)
         if page is None or not page.fits(snapshot):
-            page = self._pages[key] = Page(snapshot, Namer(snapshot.system, *key))
+            page = self._pages[key] = Page(snapshot, Namer(*key))
         return page
 
 

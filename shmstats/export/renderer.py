@@ -107,9 +107,9 @@ class Skeleton:
         self._bulk = bulk
         self._catalog = snapshot.totals.catalog
         self._combined = snapshot.combined[0]
-        self._figures = tuple(snapshot.system), tuple(snapshot.health)
+        self._figures = (*snapshot.system, *snapshot.health)
         self._form = form
-        self._namer = Namer(snapshot.system, *key)
+        self._namer = Namer(*key)
         families = [each for each in self._families().values() if is_chosen(each.family, chosen)]
         self._records: list[int] = []
         self._slow_records = self._records_of({group for each in families if not each.quick for group in each.numbers})
@@ -120,7 +120,7 @@ class Skeleton:
 
     def fits(self, snapshot: BlockSnapshot) -> bool:
         """Tell whether this is the page of a snapshot."""
-        figures = tuple(snapshot.system), tuple(snapshot.health)
+        figures = (*snapshot.system, *snapshot.health)
         same_names = snapshot.totals.catalog is self._catalog and snapshot.combined[0] == self._combined
         return same_names and figures == self._figures
 
@@ -168,7 +168,7 @@ class Skeleton:
     def _members(self, family: _Family) -> Iterator[Member]:
         """Give the series of a family that is not quick, in their order; also collects their records."""
         numbers = sorted(number for group in family.numbers for number in self._slow_records[group])
-        before = len(self._combined) + sum(map(len, self._figures))
+        before = len(self._combined) + len(self._figures)
         for number, name in zip(numbers, self._catalog.decoded(numbers), strict=True):
             yield Member(before + len(self._records), self._namer.add(name), name)
             self._records.append(number)

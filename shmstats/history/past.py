@@ -16,7 +16,7 @@ import numpy as np
 
 from ..bounds import middle_of
 from ..series import Kind, Name, Recent, series_text
-from .ring import COLUMNS, MINUTES, SECONDS, Event, Ring, RingError, Tier, open_ring, ring_file
+from .ring import COLUMNS, MINUTES, SECONDS, Event, Ring, RingError, RingRow, Tier, open_ring, ring_file
 from .tracks import Track, from_json
 
 if TYPE_CHECKING:
@@ -118,8 +118,16 @@ def read_past(data: Path, query: Query) -> Past:
         OSError: it cannot be read.
         RingError: it is not a ring, or damaged.
     """
+    step = query.step
+    first, last = query.since // step, query.until // step
+    times = np.arange(first, last + 1, dtype=np.int64) * step
     with _ring_of(data) as ring:
-        return _read(ring, query)
+        named = {_shown(track): track for track in _tracks(ring)}
+        chosen = {name: track for name, track in named.items() if _matches(name, track, query.series)}
+        sums = _Sums(ring, query, list(chosen.values()), times, step)
+        series = {name: sums.figures(track) for name, track in chosen.items()}
+        events = [event for event in ring.events(query.since * 10**9) if event.time <= (query.until + 1) * 10**9]
+    return Past(step, times, series, chosen, events)
 
 
 @contextmanager
@@ -131,20 +139,6 @@ def _ring_of(data: Path) -> Iterator[Ring]:
             yield ring
     finally:
         ring.close()
-
-
-def _read(ring: Ring, query: Query) -> Past:
-    step = query.step
-    first, last = query.since // step, query.until // step
-    times = np.arange(first, last + 1, dtype=np.int64) * step
-    named = {_shown(track): track for track in _tracks(ring)}
-    chosen = {name: track for name, track in named.items() if _matches(name, track, query.series)}
-    sums = _Sums(list(chosen.values()), times, step)
-    for tier, rows in _rows(ring, query):
-        sums.add(rows, tier)
-    series = {name: sums.figures(track) for name, track in chosen.items()}
-    events = [event for event in ring.events(query.since * 10**9) if event.time <= (query.until + 1) * 10**9]
-    return Past(step, times, series, chosen, events)
 
 
 def _tracks(ring: Ring) -> list[Track]:
@@ -175,9 +169,7 @@ def read_recent(data: Path, now: int | None = None) -> Recent:
     with _ring_of(data) as ring:
         tracks = [track for track in _tracks(ring) if track.kind is Kind.HISTOGRAM]
         since = query.since // MINUTES.step * MINUTES.step
-        sums = _Sums(tracks, np.array([since], np.int64), now + 1 - since)
-        for tier, rows in _rows(ring, query):
-            sums.add(rows, tier)
+        sums = _Sums(ring, query, tracks, np.array([since], np.int64), now + 1 - since)
         return {track.key: figures for track in tracks if (figures := _recent(sums, track))}
 
 
@@ -194,52 +186,29 @@ def _recent(sums: _Sums, track: Track) -> dict[str, float]:
     return found
 
 
-@dataclass(frozen=True)
-class _RowArrays:
-    """Rows of one tier, ascending; missing and torn rows are left out.
-
-    Attributes:
-        numbers: of each row, in steps of the tier since 1970.
-        spans: seconds that the deltas of each cover.
-        values: float32, shape (rows, `COLUMNS`), finite; NaN for no value.
-    """
-
-    numbers: npt.NDArray[np.int64]
-    spans: npt.NDArray[np.float64]
-    values: npt.NDArray[np.float32]
-
-
-def _read_rows(ring: Ring, tier: Tier, first: int, last: int) -> _RowArrays:
-    rows = ring.read_rows(tier, first, last)
-    values = np.full((len(rows), COLUMNS), np.nan, np.float32)
-    for i, row in enumerate(rows):
-        values[i, : len(row.values)] = row.values
-    values[~np.isfinite(values)] = np.nan
-    numbers = np.array([row.number for row in rows], np.int64)
-    return _RowArrays(numbers, np.array([row.span for row in rows], np.float64), values)
-
-
-def _rows(ring: Ring, query: Query) -> list[tuple[Tier, _RowArrays]]:
-    """Return the rows of a query: rows of minutes for the times that have them, else rows of seconds."""
+def _rows(ring: Ring, query: Query) -> Iterator[tuple[Tier, list[RingRow]]]:
+    """Give the rows of a query: rows of minutes for the times that have them, else rows of seconds."""
     first, last = query.since, query.until
-    if query.step % MINUTES.step:
-        return [(SECONDS, _read_rows(ring, SECONDS, first, last))]
-    minutes = _read_rows(ring, MINUTES, first // 60, last // 60)
-    behind = (int(minutes.numbers[-1]) + 1) * 60 if len(minutes.numbers) else first
-    seconds = _read_rows(ring, SECONDS, max(behind, first), last) if behind <= last else None
-    return [(MINUTES, minutes)] + ([(SECONDS, seconds)] if seconds is not None else [])
+    if query.step % MINUTES.step == 0:
+        minutes = ring.read_rows(MINUTES, first // 60, last // 60)
+        yield MINUTES, minutes
+        if minutes:
+            first = max((minutes[-1].number + 1) * 60, first)
+    yield SECONDS, ring.read_rows(SECONDS, first, last)
 
 
 class _Sums:
     """The sums of the rows of each step, in the columns of some tracks.
 
     Args:
+        ring: to read.
+        query: about the time.
         tracks: the requested ones.
         times: the beginning of each step, seconds since 1970.
         step: seconds.
     """
 
-    def __init__(self, tracks: list[Track], times: npt.NDArray[np.int64], step: int) -> None:
+    def __init__(self, ring: Ring, query: Query, tracks: list[Track], times: npt.NDArray[np.int64], step: int) -> None:
         self._tracks = tracks
         self._times = times
         self._step = step
@@ -250,16 +219,20 @@ class _Sums:
         )
         shape = len(times), len(self._columns)
         self._sums, self._spans, self._counts = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        for tier, rows in _rows(ring, query):
+            if rows:
+                self._add(tier, rows)
 
-    def add(self, rows: _RowArrays, tier: Tier) -> None:
+    def _add(self, tier: Tier, rows: Sequence[RingRow]) -> None:
         """Add rows of a tier, each to its step."""
-        moments = rows.numbers * tier.step
+        moments = np.array([row.number for row in rows], np.int64) * tier.step
         steps = (moments - self._times[0]) // self._step
-        kept = (steps >= 0) & (steps < len(self._times))
-        if not kept.any():
-            return
-        moments, steps, spans = moments[kept], steps[kept], rows.spans[kept]
-        values = rows.values[kept][:, self._columns].astype(np.float64)
+        spans = np.array([row.span for row in rows], np.float64)
+        whole = np.full((len(rows), COLUMNS), np.nan, np.float32)
+        for i, row in enumerate(rows):
+            whole[i, : len(row.values)] = row.values
+        values = whole[:, self._columns].astype(np.float64)
+        values[~np.isfinite(values)] = np.nan
         for track in self._tracks:
             if track.since > moments[0]:
                 at = self._at[track.first]

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Settings
-from ..series import Deferred, Name, Snapshot, items_at
+from ..proc import uses_of
+from ..series import Deferred, Kind, Name, Snapshot, Value, items_at
 from .events import Events
 from .overview import Overview
 from .ring import MINUTES, SECONDS, Ring, RingRow, make_ring, ring_file
-from .system import NAMES as SYSTEM_NAMES
-from .system import SystemFigures
 from .tracks import Tracks, from_json, to_json
 
 #: Seconds without a row after which the next row starts again: counts of the time between are in no row.
@@ -28,6 +27,14 @@ _LONGEST_SPAN = 10
 
 #: Number of minutes that can be computed from the seconds in the ring.
 _MINUTES_BACK = SECONDS.rows // 60 - 1
+
+#: What the workers use together, as series; processor time is a total that does not go back when a worker ends.
+_SYSTEM = (
+    Name("system", "cpu_ms", Kind.COUNTER, monotonic=True, help="Processor time of all workers."),
+    Name("system", "memory_bytes", Kind.GAUGE, help="Resident memory of all workers.", unit="bytes"),
+    Name("system", "workers", Kind.GAUGE, help="Live workers."),
+    Name("system", "busy_workers", Kind.GAUGE, help="Workers that serve a request."),
+)
 
 
 class HistoryRecorder:
@@ -51,7 +58,8 @@ class HistoryRecorder:
         self._ring: Ring | None = None
         self._called = False
         self._overview = Overview()
-        self._system = SystemFigures()
+        self._cpu: dict[int, float] = {}
+        self._cpu_total = 0.0
         self._events = Events()
         self._last = 0
         self._tracks = Tracks((), globs)
@@ -137,11 +145,19 @@ class HistoryRecorder:
         self._overview.follow(snapshot.names)
         of, overview, names = self._joined
         if of is not snapshot.names or overview is not self._overview.names:
-            names = [*SYSTEM_NAMES, *self._overview.names, *snapshot.names]
+            names = [*_SYSTEM, *self._overview.names, *snapshot.names]
             self._joined = snapshot.names, self._overview.names, names
         busy = sum(1 for each in reader.served(workers) if each.requests or each.further)
-        system = self._system.values([worker.pid for worker in workers], busy)
+        system = self._system_values([worker.pid for worker in workers], busy)
         return names, _Joined([*system, *self._overview.values(snapshot.values)], snapshot.values)
+
+    def _system_values(self, pids: Sequence[int], busy: int) -> list[Value]:
+        """Return the values of `_SYSTEM`, of these workers."""
+        uses = dict(uses_of(pids))
+        for pid, use in uses.items():
+            self._cpu_total += max(use.cpu - self._cpu.get(pid, use.cpu), 0.0)
+        self._cpu = {pid: use.cpu for pid, use in uses.items()}
+        return [round(self._cpu_total * 1000), sum(use.resident for use in uses.values()), len(uses), busy]
 
     def _deltas(self, totals: array[float]) -> array[float]:
         """Return the row: values of gauges, and increases of everything else since the last row.

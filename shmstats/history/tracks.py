@@ -130,7 +130,6 @@ class Tracks:
         globs: of ``category.metric``: matching series come before others.
 
     Attributes:
-        left_out: number of series without room.
         tracks: by the identities of their series.
         born: those of series that are new in the last names.
         added: those whose columns belonged to another track, or to none, before the last names.
@@ -143,7 +142,6 @@ class Tracks:
         self._scalars: list[int] = []
         self._columns: list[int] = []
         self._histograms: list[tuple[int, Track, int]] = []
-        self.left_out = 0
         self.born: list[Track] = []
         self.added: list[Track] = []
 
@@ -186,7 +184,6 @@ class Tracks:
             if (track := _track_of(name)) is not None
         ]
         series.sort(key=lambda each: each[:2])
-        self.left_out = max(len(series) - MAX_TRACKS, 0)
         return [(position, track) for _, position, track in series[:MAX_TRACKS]]
 
     def _rank(self, name: Name) -> int:
@@ -205,9 +202,7 @@ class Tracks:
             for key in [key for key in self.tracks if key not in present]:
                 del self.tracks[key]
             first = self._free(track.width)
-        if first is None or len(self.tracks) >= MAX_TRACKS:
-            self.left_out += 1
-        else:
+        if first is not None and len(self.tracks) < MAX_TRACKS:
             self.tracks[track.key] = track._replace(first=first)
 
     def _free(self, width: int) -> int | None:

@@ -149,13 +149,9 @@ def test_an_empty_label_counts_as_absent():
 
 
 def test_system_figures_come_before_all_names():
-    namer = Namer(["uptime", "a.x", "a-x"])
-    figures = [(series.family.name, dict(series.labels)) for series in namer.system]
-    assert figures == [
-        ("uptime_seconds", {}),
-        ("system_a_x", {"metric": "a.x"}),
-        ("system_a_x", {"metric": "a-x"}),
-    ]
+    namer = Namer()
+    uptime = namer.figures["uptime"]
+    assert (uptime.family.name, uptime.labels) == ("uptime_seconds", ())
     threads = namer.add(counter("pool", "threads"))
     assert (threads.family.name, threads.family.type) == ("threads_value", Type.COUNTER)
 
@@ -197,8 +193,8 @@ def test_names_with_the_same_escaped_form_stay_different():
 
 
 def test_namespace_and_constant_labels_come_before_everything():
-    namer = Namer(["uptime"], namespace="shop", labels=(("region", "eu"),))
-    [uptime] = namer.system
+    namer = Namer(namespace="shop", labels=(("region", "eu"),))
+    uptime = namer.figures["uptime"]
     assert (uptime.family.name, uptime.labels) == ("shop_uptime_seconds", (("region", "eu"),))
     own = namer.add(counter("web", "hits", (("region", "us"),)))
     assert own.family.exposed_name == "shop_hits_total"

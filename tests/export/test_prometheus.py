@@ -6,6 +6,7 @@ import subprocess
 import threading
 from itertools import accumulate
 
+import click
 import pytest
 from click.testing import CliRunner
 from hostile import BOUNDS, HOSTILE, HOSTILE_LABELS, name_lists, systems
@@ -281,6 +282,8 @@ def test_a_format_is_added_by_one_row(monkeypatch, tmp_path):
         return "".join(f"{name.metric.upper()}!\n" for name in snapshot.names).encode()
 
     monkeypatch.setitem(FORMATS, "toy", Format("text/x-toy; version=1", ".toy", shout, asked_by={"version": ("1", "")}))
+    [option] = [each for each in dump.params if each.name == "form"]
+    monkeypatch.setattr(option, "type", click.Choice(list(FORMATS)))  # as it is made at the import
     save(tmp_path, Snapshot([counter("a", "hits")], [1]))
     result = CliRunner().invoke(dump, ["--format", "toy", "--from", str(tmp_path / FILE)])
     assert result.output == "HITS!\n"
@@ -307,7 +310,7 @@ def test_promtool_accepts_every_hostile_name_in_every_kind(promtool):
     ]
     labelled = [counter("x", "y", labels=((label, "1"),)) for label in HOSTILE_LABELS]
     for series in (everything, everything[::-1], labelled):
-        snapshot = snapshot_of(series, {"uptime": 1, "a.b": 2, "a-b": 3, "x_ms": 4, "x_total": 5})
+        snapshot = snapshot_of(series, {"uptime": 1, "threads": 2, "gc": 3})
         check_read_back(snapshot)
         promtool(render(snapshot))
 

@@ -54,7 +54,7 @@ views = st.builds(
     namespace=st.sampled_from(["", "shop"]),
     labels=st.sampled_from([(), (("method", "x"),), (("env", 'p"'), ("zone", "a"))]),
 )
-figures = st.just({}) | st.just({"uptime": 3, "cpu": 12.5, "odd one": 1})
+figures = st.just({}) | st.just({"uptime": 3, "cpu": 12.5, "gc": 1})
 
 
 def do(stats: Registry, step: tuple[Any, ...]) -> None:

@@ -30,8 +30,8 @@ from shmstats.registry import Registry
 from shmstats.series import Kind, Name, Snapshot
 from shmstats.sinks.push.duty import PushDuty
 from shmstats.sinks.push.encoder import Stale
-from shmstats.sinks.push.memory import FILE as MEMORY
-from shmstats.sinks.push.memory import Memory
+from shmstats.sinks.push.sender import MEMORY_FILE as MEMORY
+from shmstats.sinks.push.sender import Memory
 
 SNAPSHOT = Snapshot([Name("api", "requests", Kind.COUNTER, (), True)], [3])
 SECRET = "tok-3141592653"

@@ -62,8 +62,7 @@ class Otlp(Encoder):
         self._page: Page | None = None
         self._request = ExportMetricsServiceRequest()
         self._points: dict[_Identity, _Point] = {}
-        self._accepted: set[_Identity] = set()
-        self._ended: dict[_Identity, _Point] = {}
+        self._accepted: dict[_Identity, _Point] = {}
         self._gone: list[Any] = []
 
     def encode(self, snapshot: Snapshot, at: int, stale: Stale) -> bytes:
@@ -74,8 +73,9 @@ class Otlp(Encoder):
         nanoseconds = at * 1_000_000
         numbers = page.numbers(snapshot)
         for point in self._points.values():
-            point.set(numbers[point.index], nanoseconds)
-            ends = stale is Stale.ALL or (stale is Stale.LIVE and point.live)
+            point.set(numbers[point.member.position])
+            point.message.time_unix_nano = nanoseconds
+            ends = stale is Stale.ALL or (stale is Stale.LIVE and point.member.name.mode.live)
             point.message.flags = _NO_VALUE if ends else 0
         for message in self._gone:
             message.time_unix_nano = nanoseconds
@@ -85,8 +85,7 @@ class Otlp(Encoder):
         """The last body was accepted: the series that it ended need not be ended again."""
         if self._gone:
             self._page = None  # the next message is made without them
-        if len(self._accepted) != len(self._points) or self._gone:
-            self._accepted = set(self._points)
+        self._accepted = self._points
 
     def rejected(self, answer: Answer) -> str:
         """Return as one line what a successful answer reports as rejected; empty if nothing was.
@@ -107,7 +106,6 @@ class Otlp(Encoder):
 
     def _prepare(self, page: Page) -> None:
         """Make the message of a page."""
-        self._ended |= self._points
         self._page = None
         self._request = ExportMetricsServiceRequest()
         resource_metrics = self._request.resource_metrics.add()
@@ -117,26 +115,20 @@ class Otlp(Encoder):
         metrics = _Metrics(scope.metrics.add)
         self._points = {}
         for member in page.members:
-            point = _point(member)
-            point.family = member.series.family
+            kind = _kind_of(member.name)
+            message = metrics.points(member.series.family, kind).add()
             labels = [pair for pair in member.series.labels if pair[1] and pair[0] not in _RESOURCE]
-            points = metrics.points(member.series.family, point.exponential)
-            point.place(points, labels, member.name.created or self._since)
-            self._points[member.series.family.exposed_name, member.series.labels] = point
-        gone = self._accepted.difference(self._points)
-        self._ended = {identity: point for identity, point in self._ended.items() if identity in gone}
-        self._gone = [
-            self._end(metrics.points(point.family, point.exponential), point) for point in self._ended.values()
-        ]
+            message.attributes.extend(_attributes(labels))
+            message.start_time_unix_nano = member.name.created or self._since
+            self._points[member.series.family.exposed_name, member.series.labels] = kind(member, message)
+        self._gone = []
+        for identity, point in self._accepted.items():
+            if identity not in self._points:
+                message = metrics.points(point.member.series.family, type(point)).add()
+                message.attributes.extend(point.message.attributes)
+                message.flags = _NO_VALUE
+                self._gone.append(message)
         self._page = page
-
-    @staticmethod
-    def _end(points: Any, point: _Point) -> Any:
-        """Add a point that ends its series."""
-        message = points.add()
-        message.attributes.extend(point.message.attributes)
-        message.flags = _NO_VALUE
-        return message
 
 
 class _Metrics:
@@ -146,8 +138,9 @@ class _Metrics:
         self._add = add
         self._made: dict[tuple[str, bool], Any] = {}
 
-    def points(self, family: ExposedFamily, exponential: bool = False) -> Any:
+    def points(self, family: ExposedFamily, kind: type[_Point]) -> Any:
         """Return the list of a family's points; exponential histograms have their own list."""
+        exponential = kind is _ExponentialBuckets
         key = family.exposed_name, exponential
         if key not in self._made:
             metric = self._add()
@@ -165,28 +158,12 @@ class _Metrics:
 class _Point:
     """A point in the message and the source of its value."""
 
-    family: ExposedFamily
-    message: Any
-    exponential = False
+    def __init__(self, member: Member, message: Any) -> None:
+        self.member = member
+        self.message = message
 
-    def __init__(self, index: int, *, live: bool) -> None:
-        self.index = index
-        self.live = live
-
-    def place(self, points: Any, attributes: Iterable[tuple[str, str]], since: int) -> None:
-        """Add the point to those of its metric."""
-        self.message = points.add()
-        self.message.attributes.extend(_attributes(attributes))
-        self.message.start_time_unix_nano = since
-
-    def set(self, value: Any, nanoseconds: int) -> None:
-        """Set the value and its time."""
-        raise NotImplementedError
-
-
-class _Number(_Point):
-    def set(self, value: Any, nanoseconds: int) -> None:
-        self.message.time_unix_nano = nanoseconds
+    def set(self, value: Any) -> None:
+        """Set the value."""
         if isinstance(value, int):
             self.message.as_int = value
         else:
@@ -194,18 +171,13 @@ class _Number(_Point):
 
 
 class _Buckets(_Point):
-    def __init__(self, index: int, name: Name) -> None:
-        super().__init__(index, live=False)
-        self._divisor = 1000 if is_time(name.unit) else 1
-        self._bounds = [bound / self._divisor for bound in name.bounds]
+    def __init__(self, member: Member, message: Any) -> None:
+        super().__init__(member, message)
+        self._divisor = 1000 if is_time(member.name.unit) else 1
+        message.explicit_bounds.extend([bound / self._divisor for bound in member.name.bounds])
 
-    def place(self, points: Any, attributes: Iterable[tuple[str, str]], since: int) -> None:
-        super().place(points, attributes, since)
-        self.message.explicit_bounds.extend(self._bounds)
-
-    def set(self, value: Distribution, nanoseconds: int) -> None:
+    def set(self, value: Distribution) -> None:
         message = self.message
-        message.time_unix_nano = nanoseconds
         message.count, message.sum = value.count, value.sum / self._divisor
         message.bucket_counts[:] = value.buckets
 
@@ -213,20 +185,14 @@ class _Buckets(_Point):
 class _ExponentialBuckets(_Point):
     """Both formats count buckets by powers of the same base, but OTLP starts with the bucket above 1."""
 
-    exponential = True
+    def __init__(self, member: Member, message: Any) -> None:
+        super().__init__(member, message)
+        assert isinstance(member.name.bounds, Exponential)
+        self._bounds = member.name.bounds
+        message.scale, message.zero_threshold = self._bounds.schema, 2.0**self._bounds.first
 
-    def __init__(self, index: int, bounds: Exponential) -> None:
-        super().__init__(index, live=False)
-        self._bounds = bounds
-
-    def place(self, points: Any, attributes: Iterable[tuple[str, str]], since: int) -> None:
-        super().place(points, attributes, since)
-        self.message.scale = self._bounds.schema
-        self.message.zero_threshold = 2.0**self._bounds.first
-
-    def set(self, value: Distribution, nanoseconds: int) -> None:
+    def set(self, value: Distribution) -> None:
         message, divisor = self.message, self._bounds.factor
-        message.time_unix_nano = nanoseconds
         message.count, message.sum, message.zero_count = value.count, value.sum / divisor, value.buckets[0]
         if value.count:
             message.min, message.max = value.min / divisor, value.max / divisor
@@ -236,13 +202,10 @@ class _ExponentialBuckets(_Point):
         message.positive.bucket_counts[:] = value.buckets[first:end]
 
 
-def _point(member: Member) -> _Point:
-    name = member.name
-    if name.kind is Kind.HISTOGRAM and isinstance(name.bounds, Exponential):
-        return _ExponentialBuckets(member.position, name.bounds)
-    if name.kind is Kind.HISTOGRAM:
-        return _Buckets(member.position, name)
-    return _Number(member.position, live=name.mode.live)
+def _kind_of(name: Name) -> type[_Point]:
+    if name.kind is not Kind.HISTOGRAM:
+        return _Point
+    return _ExponentialBuckets if isinstance(name.bounds, Exponential) else _Buckets
 
 
 def _attributes(pairs: Iterable[tuple[str, str]]) -> list[KeyValue]:

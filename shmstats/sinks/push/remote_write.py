@@ -71,7 +71,7 @@ class RemoteWrite(Encoder):
         self._samples = _Samples((), self._info)
         self._message = Message(())
         self._gone = Message(())
-        self._accepted: frozenset[SampleName] = frozenset()
+        self._accepted: list[SampleName] = []
         self._compress = _compressor()
 
     def encode(self, snapshot: Snapshot, at: int, stale: Stale) -> bytes:
@@ -80,7 +80,7 @@ class RemoteWrite(Encoder):
         if page is not self._page:
             self._samples = _Samples(page.members, self._info)
             self._message = Message(self._samples.names)
-            self._gone = Message(self._accepted.difference(self._samples.names))
+            self._gone = Message(set(self._accepted).difference(self._samples.names))
             self._page = page
         values = self._samples.values(page.numbers(snapshot)).view(np.uint64)
         if stale is Stale.ALL:
@@ -92,9 +92,8 @@ class RemoteWrite(Encoder):
 
     def accept(self) -> None:
         """The last body was accepted: the series that it ended need not be ended again."""
-        if len(self._gone) or len(self._accepted) != len(self._message):
-            self._accepted = frozenset(self._samples.names)
-            self._gone = Message(())
+        self._accepted = self._samples.names
+        self._gone = Message(())
 
 
 class _Samples:
