@@ -10,6 +10,7 @@ import json
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -194,11 +195,12 @@ def _row(declared: Declared, is_carried: bool, key: Any, kind: Any, created: Any
 
 def _declared(entries: Iterable[Any]) -> dict[tuple[Any, Any], tuple[Any, Any, Any]]:
     """Return the declarations of metrics; invalid entries are ignored."""
-    return {
-        (entry[0], entry[1]): (entry[2], entry[3], entry[4])
-        for entry in entries
-        if isinstance(entry, list) and len(entry) == 5 and all(isinstance(part, str) for part in entry[:2])
-    }
+    found = {}
+    for entry in entries:
+        with suppress(ValueError, TypeError):
+            category, metric, help_, unit, bounds = entry
+            found[check_text("category", category), check_text("metric", metric)] = help_, unit, bounds
+    return found
 
 
 class Saved:

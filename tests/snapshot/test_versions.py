@@ -130,6 +130,24 @@ def test_an_invalid_series_alone_is_left_out_and_its_file_is_kept(
     assert stats.get("c", "bad") == 1
 
 
+def test_invalid_declarations_are_ignored_where_the_block_is_too_small_for_all_series(
+    shmstats: ModuleType, data: Path
+) -> None:
+    names = [f"c\0m\0a\0{number}" for number in range(300)]
+    wrong = ["", "\ud800", "c\0m", "x" * 300, 7, None, []]
+    declared = [
+        *wrong,
+        *([category, "m", "", "", []] for category in wrong),
+        *(["c", each, "", "", []] for each in wrong),
+    ]
+    content = {"names": names, "values": [5] * 300, "kinds": [1] * 300, "created": [0] * 300, "declared": declared}
+    whole = json.dumps({"saved": 1} | content).encode()
+    (data / "stats").mkdir(parents=True)
+    (data / "stats" / "simple.json").write_bytes(shmstats.snapshot.format._prefix(3, whole) + whole + b"}\n")
+    shmstats.stats.init({"path": {"data": str(data)}, "stats": {"capacity": 256}})
+    assert shmstats.stats.get("c", "m", labels={"a": "7"}) == 5
+
+
 @pytest.mark.parametrize("bounds", [[float("nan")], [float("inf"), 1.0], [2.0, 1.0], ["x"], "ab", None, [1e400] * 300])
 def test_invalid_bounds_leave_out_only_their_histogram(
     shmstats: ModuleType, data: Path, bounds: Any, caplog: pytest.LogCaptureFixture
