@@ -25,6 +25,7 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 #: An address and a port.
 _End = tuple[_Address, int]
+_Connection = tuple[_End, _End]
 
 _TABLES = ("/proc/self/net/tcp", "/proc/self/net/tcp6")
 _TIME_WAIT = "06"
@@ -78,32 +79,35 @@ def connection_of(environ: WSGIEnvironment) -> socket.socket | None:
 def peer_uids(environ: WSGIEnvironment) -> set[int] | None:
     """Return the users who may have sent a request; usually one. None if unknown.
 
-    If the server does not tell the port of its client, the users of all its clients are returned. A request
-    that came through no socket at all was made in this process.
+    Of a client that has reset the connection nothing is left, and another socket may have its address and port: only
+    the socket at the other end of a connection of this process counts. A request without a port was made in this
+    process if that has no server.
     """
     connection = connection_of(environ)
     with suppress(OSError, ValueError, AttributeError):
         if connection is not None and connection.family == socket.AF_UNIX:
             return {peer_of(connection).uid}
         if connection is not None:
-            with suppress(OSError, ValueError, AttributeError):  # not available everywhere: then the tables are
-                owner = _owner_of_peer(connection)
+            ends = _end_of(connection.getpeername()), _end_of(connection.getsockname())
+            with suppress(OSError, ValueError):  # not available everywhere: then the tables are
+                owner = _owner_of_peer(*ends)
                 return None if owner is None else {owner}
-        address = ip_address(environ.get("REMOTE_ADDR", ""))
-        if environ.get("REMOTE_PORT"):
-            return _owners([(address, int(environ["REMOTE_PORT"]))])
-        clients = [end for end in _own_clients() if end[0] == address]
-        return _owners(clients) if clients else {os.geteuid()}
+            return _owners({ends})
+        address, port = ip_address(environ.get("REMOTE_ADDR", "")), int(environ.get("REMOTE_PORT") or 0)
+        own = set(_own_sockets())
+        if port:
+            return _owners({ends for ends in own if ends[0] == (address, port)})
+        if all(theirs[1] for theirs, _ in own):  # none listens
+            return {os.geteuid()}
     return None
 
 
-def _owner_of_peer(connection: socket.socket) -> int | None:
-    """Return the user who owns the socket at the other end; None if its owner has closed it.
+def _owner_of_peer(theirs: _End, ours: _End) -> int | None:
+    """Return the user who owns the socket at the other end of a connection; None if its owner has closed it.
 
     Raises:
-        OSError, ValueError: the kernel cannot be asked, or knows no such socket.
+        OSError: the kernel cannot be asked, or knows no such socket.
     """
-    theirs, ours = connection.getpeername()[:2], connection.getsockname()[:2]
     family, asked, mapped = _socket_of(theirs, ours)
     body = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, _ALL_STATES) + asked + _ANY
     question = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0) + body
@@ -119,38 +123,40 @@ def _owner_of_peer(connection: socket.socket) -> int | None:
     return int(uid) if inode else None  # without an inode the kernel no longer knows the owner, and says 0
 
 
-def _socket_of(local: tuple[str, int], remote: tuple[str, int]) -> tuple[int, bytes, bytes]:
+def _socket_of(local: _End, remote: _End) -> tuple[int, bytes, bytes]:
     """Return a socket's family and identity in the kernel's form; for IPv4 also the form of a socket of IPv6."""
-    ends = [ip_address(address) for address, _ in (local, remote)]
+    ends = [address for address, _ in (local, remote)]
     asked = _SOCKET.pack(local[1], remote[1], *(end.packed for end in ends))
     if any(end.version == 6 for end in ends):
         return socket.AF_INET6, asked, asked
     return socket.AF_INET, asked, _SOCKET.pack(local[1], remote[1], *(_MAPPED + end.packed for end in ends))
 
 
-def _owners(ends: list[_End]) -> set[int] | None:
-    """Return the owners of the sockets at some ends of connections; None if one has no owner, or is not found."""
-    found: dict[_End, set[int]] = {end: set() for end in ends}
-    ports = {f":{port:04X}" for _, port in ends}
+def _owners(connections: set[_Connection]) -> set[int] | None:
+    """Return the owners of the sockets at the first ends of connections; None if one is not found, or has no owner."""
+    found: dict[_Connection, set[int]] = {ends: set() for ends in connections}
+    ports = {f":{port:04X}" for (_, port), _ in connections}
     for row in _connections():
-        if row[_LOCAL][-5:] not in ports or row[_STATE] == _TIME_WAIT or (end := _end(row[_LOCAL])) not in found:
+        if row[_LOCAL][-5:] not in ports or row[_STATE] == _TIME_WAIT:
+            continue
+        ends = _end(row[_LOCAL]), _end(row[_REMOTE])
+        if ends not in found:
             continue
         if row[_INODE] == "0":  # closed by its owner, whom the kernel no longer knows: it says 0
             return None
-        found[end].add(int(row[_UID]))
-    return set().union(*found.values()) if all(found.values()) else None
+        found[ends].add(int(row[_UID]))
+    return set().union(*found.values()) if found and all(found.values()) else None
 
 
-def _own_clients() -> Iterator[_End]:
-    """Give the other ends of this process's connections."""
+def _own_sockets() -> Iterator[_Connection]:
+    """Give both ends of this process's TCP sockets, the other one first: its port is 0 if the socket listens."""
     inodes = set()
     for descriptor in os.listdir("/proc/self/fd"):
         with suppress(OSError):
             target = os.readlink(f"/proc/self/fd/{descriptor}")
             if target.startswith("socket:["):
                 inodes.add(target[8:-1])
-    ends = (_end(row[_REMOTE]) for row in _connections() if row[_INODE] in inodes)
-    return (end for end in ends if end[1])
+    return ((_end(row[_REMOTE]), _end(row[_LOCAL])) for row in _connections() if row[_INODE] in inodes)
 
 
 def _connections() -> Iterator[list[str]]:
@@ -158,6 +164,11 @@ def _connections() -> Iterator[list[str]]:
     for table in _TABLES:
         with suppress(FileNotFoundError), open(table) as file:  # without IPv6 one is missing
             yield from (line.split() for line in file.readlines()[1:])
+
+
+def _end_of(name: tuple[str, int]) -> _End:
+    """Return the address and port in a name from `socket`."""
+    return ip_address(name[0]), name[1]
 
 
 def _end(text: str) -> _End:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="to become other users
 USERS = {"root": 0, "owner": 61_001, "stranger": 61_002}
 #: For each way to connect: a path, or an address and a port.
 Places = dict[str, Any]
+
+#: See ip(7): the ports of which one is chosen for a connection; Linux has it since 6.3.
+IP_LOCAL_PORT_RANGE = 51
 
 TOKEN = "a-token-of-the-access-table"
 
@@ -172,3 +176,28 @@ def test_a_client_that_closes_the_connection_at_once_is_not_taken_for_root() -> 
         assert precious.exists()
         assert as_user(USERS["owner"], [("TCP", request_of("DELETE", "/_local/files/precious"))], places) == [200]
         assert not precious.exists()
+
+
+@pytest.mark.parametrize("worker", [(), PATIENT], ids=["gunicorn's worker", "that of shmstats serve"])
+def test_a_client_that_resets_the_connection_is_not_taken_for_another_with_its_port(worker: tuple[str, ...]) -> None:
+    """Nothing is left of its own socket then; root has one with the same address and port, connected elsewhere."""
+    with served(*worker) as (server, places), socket.create_server(("127.0.0.1", 0)) as other:
+        precious = server.data / "precious"
+        precious.write_text("keep me")
+        with socket.create_connection(other.getsockname()) as of_root:
+            port = of_root.getsockname()[1]
+            child = os.fork()
+            if child == 0:
+                try:
+                    os.setresuid(USERS["stranger"], USERS["stranger"], USERS["stranger"])
+                    for _ in range(20):
+                        with socket.socket() as connection:
+                            connection.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, struct.pack("HH", port, port))
+                            connection.connect(("127.0.0.1", server.port))
+                            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                            connection.sendall(request_of("DELETE", "/_local/files/precious"))
+                finally:
+                    os._exit(0)
+            os.waitpid(child, 0)
+            assert as_user(0, [("TCP", request_of("GET", "/_local/files/_list"))], places) == [200]
+            assert precious.exists()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -23,6 +24,9 @@ WAYS = [
     ("::", "::ffff:127.0.0.1"),
     ("127.0.0.1", "::ffff:127.0.0.1"),
 ]
+
+#: See ip(7): the ports of which one is chosen for a connection; Linux has it since 6.3.
+IP_LOCAL_PORT_RANGE = 51
 
 
 def family(address: str) -> socket.AddressFamily:
@@ -98,3 +102,24 @@ socket.create_connection(("127.0.0.1", int(sys.argv[1]))).recv(1)
             environ: Any = {"REMOTE_ADDR": address[0], "REMOTE_PORT": str(address[1]), "werkzeug.socket": connection}
             assert peer.peer_uids(environ) == {65534}
     assert client.returncode == 0
+
+
+def test_a_server_that_tells_only_the_port_of_its_client_finds_the_owner_until_the_client_resets(
+    listen: Callable[[str], socket.socket],
+) -> None:
+    """Nothing is left of the client's socket then, and another one of this process has its port."""
+    server, other = listen("127.0.0.1"), listen("127.0.0.1")
+    with socket.create_connection(other.getsockname()) as connected, socket.socket() as client:
+        port = connected.getsockname()[1]
+        with suppress(OSError):
+            client.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, struct.pack("HH", port, port))
+        client.connect(server.getsockname())
+        if client.getsockname()[1] != port:
+            pytest.skip("this kernel lets nobody choose the port of a connection")
+        environ: Any = {"REMOTE_ADDR": "127.0.0.1", "REMOTE_PORT": str(port)}
+        with server.accept()[0]:
+            assert peer.peer_uids(environ) == {os.geteuid()}
+            assert peer.peer_uids({"REMOTE_ADDR": "127.0.0.1"}) is None
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+            assert peer.peer_uids(environ) is None
