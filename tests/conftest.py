@@ -66,7 +66,7 @@ _STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.sp
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that ``scripts/test --quick`` passes."""
-    parser.addoption("--quick", action="store_true", help="run only what starts no process, over one core")
+    parser.addoption("--quick", action="store_true", help="run only tests that start no process, with one core")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -70,12 +70,12 @@ def test_a_case_by_its_name_runs_alone_and_its_rows_are_written(
 def test_a_missing_peer_is_not_measured_and_meets_no_target(
     bench: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    done = bench("inc", "--json", "rows.json", BENCH_MPMETRICS_PYTHON="", BENCH_MPMETRICS_WHY="it is not here")
+    done = bench("inc", "--json", "rows.json", BENCH_MPMETRICS_PYTHON="", BENCH_MPMETRICS_WHY="it is not installed")
     rows = {row["target"]: row for row in json.loads((tmp_path / "rows.json").read_text())["rows"]}
     missing = rows["≥ 5 × faster than mpmetrics"]
     assert missing["verdict"] == "not measured", done.stderr
-    assert "it is not here" in missing["note"]
-    assert "it is not here" in done.stdout
+    assert "it is not installed" in missing["note"]
+    assert "it is not installed" in done.stdout
     assert rows["≥ 50 × faster than prometheus_client"]["peers"]["prometheus_client"]["value"] > 0
     assert done.returncode == 1
 

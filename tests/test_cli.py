@@ -260,7 +260,7 @@ def test_output_replaces_a_file_whole_and_keeps_its_mode(
     worker: Child, tmp_path: Path, command: Callable[..., Result]
 ) -> None:
     new, old, link = tmp_path / "new.json", tmp_path / "old.json", tmp_path / "link.json"
-    old.write_text("what was there before")
+    old.write_text("the old content")
     old.chmod(0o640)
     link.symlink_to(old)
     reader = old.open()
@@ -268,7 +268,7 @@ def test_output_replaces_a_file_whole_and_keeps_its_mode(
         assert command("shmstats-dump", *USER, "--output", file) == Result(0, "", "")
         assert json.loads(file.read_text()) == VALUES
     with reader:
-        assert reader.read() == "what was there before"
+        assert reader.read() == "the old content"
     assert link.is_symlink()
     assert stat.S_IMODE(old.stat().st_mode) == 0o640
     usual = tmp_path / "usual"
@@ -514,11 +514,11 @@ def test_info_reports_an_unreadable_block_once(worker: Child, data: Path, monkey
     block, reading = import_module("shmstats.block"), import_module("shmstats.reading.reader")
 
     def usage(reader: object, live: object = None) -> NoReturn:
-        raise block.BlockError("half of it is gone")
+        raise block.BlockError("a half is missing")
 
     monkeypatch.setattr(reading.BlockReader, "usage", usage)
     result = CliRunner().invoke(import_module("shmstats.cli").commands, ["info", "--data", str(data)])
-    assert re.findall(r"^block +(.*)$", result.stdout, re.MULTILINE) == ["not usable: half of it is gone"]
+    assert re.findall(r"^block +(.*)$", result.stdout, re.MULTILINE) == ["not usable: a half is missing"]
     assert "protocol" not in result.stdout
     leave(worker)
 

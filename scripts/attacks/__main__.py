@@ -31,7 +31,7 @@ TESTS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("tests/web/test_access_table.py", "tests/deployments/test_identity.py"),
     ),
     "tokens, hosts, origins, proxies": ("let_in", ("tests/web/test_access.py", "tests/test_security.py")),
-    "clients that send slowly, too much, or rubbish": (
+    "clients that send slowly, too much, or garbage": (
         "hung",
         ("tests/faults/test_half_sent.py", "tests/faults/test_clients.py", "tests/attachment/test_peers.py"),
     ),

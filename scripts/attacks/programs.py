@@ -386,7 +386,7 @@ report(attacks, 0, 0, 4 * attacks)
 PROGRAMS = {
     "init and close while threads count": INIT_AND_CLOSE,
     "the data directory is pointed elsewhere": LINK,
-    "a name goes and comes while it is read": COME_AND_GO,
+    "a name is removed and added while it is read": COME_AND_GO,
     "signal handlers do anything": HANDLERS,
     "forks while threads attach and leave": FORKS,
     "workers become other programs": EXEC,

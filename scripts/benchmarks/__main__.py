@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; return 1 if a target is missed or could not be measured."""
     parser = argparse.ArgumentParser(
         prog="bench",
-        description="Measure what the package costs, beside its peers, in one run.",
+        description="Measure the costs of the package and of its peers in one run.",
         epilog="Exit status: 0 every target is met, 1 one is missed or could not be measured, 2 wrong usage.",
     )
     parser.add_argument("case", nargs="*", help=f"what to measure; everything if none is named: {', '.join(CASES)}")

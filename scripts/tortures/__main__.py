@@ -45,7 +45,9 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=1.0, help="how long (1)")
     parser.add_argument("--seed", type=int, help="repeats a run (at random)")
     parser.add_argument("--first", type=int, default=1, metavar="BOUT", help="begin with this bout (1)")
-    parser.add_argument("--least", type=int, default=0, metavar="FAULTS", help="go on until there were so many (0)")
+    parser.add_argument(
+        "--least", type=int, default=0, metavar="FAULTS", help="continue until there were at least this many (0)"
+    )
     parser.add_argument("--bouts", type=int, help="end after so many bouts")
     parser.add_argument("--faults", type=int, default=150, help="in each bout of workers (150)")
     parser.add_argument("--core", choices=["C", "Python"], help="only this core (both)")

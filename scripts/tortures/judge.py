@@ -84,7 +84,7 @@ def _values(snapshot: Snapshot) -> Values:
     found: Values = {}
     for name, value in zip(snapshot.names, snapshot.values, strict=True):
         key = (name.category, name.metric, *(value for _, value in name.labels))
-        assert key not in found, f"{key} is there twice"
+        assert key not in found, f"{key} occurs twice"
         found[key] = value
     return found
 
@@ -149,7 +149,7 @@ def _check_names(table: Records, index: NameIndex, entries: list[int], records: 
         key = table.key(number)
         declaration = table.record(number).declaration
         found = index.find(key, declaration)
-        assert (key, declaration) not in seen, f"{key!r} is there twice"
+        assert (key, declaration) not in seen, f"{key!r} occurs twice"
         assert found is not None, f"{key!r} is not found"
         assert found.number == number, f"{key!r} is found elsewhere"
         seen.add((key, declaration))

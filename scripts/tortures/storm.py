@@ -136,7 +136,7 @@ class Storm:
         end = time.monotonic() + BOUND
         while worker.state != "T" and self.ledger.notes(place).before("own") < goal:
             if worker.status is not None or time.monotonic() > end:
-                raise HangError(f"worker {worker.pid} does not come to a step; its status is {worker.status}")
+                raise HangError(f"worker {worker.pid} does not reach a step; its status is {worker.status}")
             time.sleep(0.0002)
         return worker
 
@@ -153,7 +153,7 @@ class Storm:
         worker, end = self.start(place, "nothing"), time.monotonic() + BOUND
         while self.ledger.notes(place).after(STREAMS[-1]) < goal:
             if worker.status is not None or time.monotonic() > end:
-                raise HangError(f"worker {worker.pid} does not come to count; its status is {worker.status}")
+                raise HangError(f"worker {worker.pid} does not begin to count; its status is {worker.status}")
             time.sleep(0.0002)
 
     def leave_one(self, place: int) -> None:
@@ -344,7 +344,7 @@ class Storm:
         self.ledger.notes(place).stopping = 1
         status = self.running.pop(place).wait()
         if status != 0:
-            self.tally.problems.append(f"a worker that was told to leave ended with status {status}")
+            self.tally.problems.append(f"a leaving worker ended with status {status}")
 
     def _all_leave(self) -> None:
         for place in list(self.running):
@@ -378,7 +378,7 @@ class Storm:
             self._settled[place, verdict.stream] = verdict.counted
             notes.settle(verdict.stream, verdict.counted)
         if found.get(("live", f"worker {place}"), 0) != 0:
-            self.tally.problems.append(f"a live gauge of worker {place}, which is dead, is still there")
+            self.tally.problems.append(f"a live gauge of worker {place}of a dead worker still exists")
         self._doubt += notes.before("shared") - notes.after("shared")
         if self.buffered:
             self._shared_lost += self.stats.get("buffer_size", 1000)

@@ -415,7 +415,7 @@ def test_the_next_process_to_attach_repairs_a_change_that_a_kill_interrupted(
     python: Any, stats: Any, shmstats: ModuleType, data: Path, core: str
 ) -> None:
     if core == "C":
-        pytest.skip("nothing of Python is in the middle of a change; tests/model kills there")
+        pytest.skip("a change runs no Python code; tests/model kills inside it")
     code = """
         import os, signal
         from shmstats import stats
@@ -429,10 +429,10 @@ def test_the_next_process_to_attach_repairs_a_change_that_a_kill_interrupted(
     python.start(code).finish(status=-signal.SIGKILL)
     stats.incr("c", "name 3")
     values = stats.snapshot()["c"]
-    values.pop("a longer name that takes nobody's place", None)
+    values.pop("a longer name that reuses no place", None)
     assert values == {f"name {number}": 1 for number in range(20) if number != 7} | {"name 3": 2}
-    stats.incr("c", "a longer name that takes nobody's place")
-    assert stats.get("c", "a longer name that takes nobody's place") == 1
+    stats.incr("c", "a longer name that reuses no place")
+    assert stats.get("c", "a longer name that reuses no place") == 1
 
 
 def test_processes_of_a_removed_block_add_their_counts_to_its_successor(python: Any, stats: Any, data: Path) -> None:

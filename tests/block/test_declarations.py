@@ -209,7 +209,7 @@ CHANGES: dict[str, Callable[[Any, Any], Any]] = {
     "register another label set": lambda block, s: block.find_or_add(key("two", a="3"), s.Kind.COUNTER, 5),
     "register beyond the bound": lambda block, s: block.find_or_add(key("two", a="__overflow__"), s.Kind.COUNTER, 5),
     "declare": lambda block, s: declare(block, "c", "new", s.Declaration(s.Kind.GAUGE, "New.", mode=s.Mode.SUM)),
-    "declare what is used": lambda block, s: declare(block, "c", "plain", s.Declaration(s.Kind.COUNTER, "Plain.")),
+    "declare a used metric": lambda block, s: declare(block, "c", "plain", s.Declaration(s.Kind.COUNTER, "Plain.")),
     "declare otherwise": lambda block, s: declare(block, "c", "inherited", s.Declaration(s.Kind.COUNTER, "Now.")),
     "declare otherwise, at length": lambda block, s: declare(
         block, "c", "inherited", s.Declaration(s.Kind.COUNTER, "Now. " * 99)
@@ -217,10 +217,10 @@ CHANGES: dict[str, Callable[[Any, Any], Any]] = {
     "declare a histogram otherwise": lambda block, s: declare(
         block, "c", "sizes", s.Declaration(s.Kind.HISTOGRAM, "Now.", "bytes", (1.0, 2.0, 3.0))
     ),
-    "declare otherwise what others count": lambda block, s: declare(
+    "declare a metric of others differently": lambda block, s: declare(
         block, "c", "two", s.Declaration(s.Kind.HISTOGRAM, "Now.", "bytes", (1.0, 2.0), labelnames=("a",))
     ),
-    "declare again what was before": lambda block, s: declare(block, "c", "gone", s.Declaration(s.Kind.COUNTER)),
+    "repeat an earlier declaration": lambda block, s: declare(block, "c", "gone", s.Declaration(s.Kind.COUNTER)),
     "have another metric give way": lambda block, s: give_way(block, s),
     "remove a label set": lambda block, s: remove(block, key("two", a="1")),
     "remove a metric": lambda block, s: remove(block, key("two", a="1"), key("two", a="2")),
@@ -229,7 +229,7 @@ CHANGES: dict[str, Callable[[Any, Any], Any]] = {
 #: The changes that contain the steps of the others.
 _EVERY_DAY = {
     "register another label set",
-    "declare otherwise what others count",
+    "declare a metric of others differently",
     "declare a histogram otherwise",
     "remove a metric",
 }
@@ -284,7 +284,7 @@ def test_after_a_kill_at_any_line_families_are_valid_and_the_next_worker_continu
                 assert len(value.buckets) == len(name.bounds) + 1
             if name.metric == "sizes":
                 assert (value.sum, value.max, value.min, value.count) == (10.0, 1.5, 0.5, 10)
-        assert "sizes" in helps, "neither the former series nor the one in its place is there"
+        assert "sizes" in helps, "both the former series and its successor are missing"
         # Another worker, without any state of the killed one, does the same.
         with other.exclusive():
             pass

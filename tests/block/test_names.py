@@ -51,7 +51,7 @@ def check_structure(block: Any) -> dict[bytes, Any]:
     names = {}
     for record in table.records():
         name = table.key(record.number)
-        assert name not in names, f"{name!r} is there twice"
+        assert name not in names, f"{name!r} occurs twice"
         names[name] = record
         assert table.find(name) == record
     assert sorted(np.unique(records["state"]).tolist()) in ([], [1], [2], [1, 2])

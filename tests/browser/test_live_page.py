@@ -37,7 +37,7 @@ def test_totals_equal_stats_names_are_text_and_the_page_is_not_counted(
     for _ in range(3):
         assert server.get("/fails")[0] == 500
     server.get("/nothing-here")
-    before = wait_until(lambda: settled(server), "the end of what the workers count of the requests")
+    before = wait_until(lambda: settled(server), "the counts of all requests")
     page.open(live(server))
     page.run(VIOLATIONS)
     wait_until(lambda: len(page.rows("metrics-table")) > 5, "metrics")
@@ -241,10 +241,10 @@ def test_the_token_is_requested_once_and_kept_in_memory_only(
     form = wait_until(lambda: page.run("return !document.getElementById('token-form').hidden"), "the form")
     assert form
     give_token(page, "wrong")
-    wait_until(lambda: "token is wrong" in page.text("#token-note"), "that it is wrong")
+    wait_until(lambda: "token is wrong" in page.text("#token-note"), "the error for a wrong token")
     give_token(page, TOKEN)
     page.wait_for_state("live")
-    wait_until(lambda: serving(page, "GET /wait"), "what is served")
+    wait_until(lambda: serving(page, "GET /wait"), "the content of the page")
     assert page.run("return document.getElementById('token-form').hidden")
     kept = page.run("return JSON.stringify([localStorage, sessionStorage, document.cookie, location.href])")
     assert TOKEN not in kept

@@ -30,7 +30,7 @@ WRONGLY_CONFIGURED = """
 #: Configurations of logging that applications load after all imports.
 LOGGING = {
     "as it is": "",
-    "without loggers that were there before": "logging.config.dictConfig({'version': 1})",
+    "without the existing loggers": "logging.config.dictConfig({'version': 1})",
     "above errors": "logging.getLogger().setLevel(logging.CRITICAL)",
     "into a file": "logging.basicConfig(filename='log')",
 }

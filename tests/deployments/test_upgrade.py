@@ -83,7 +83,7 @@ def test_new_processes_count_as_soon_as_the_last_process_of_0_1_ends(
             old_process.wait()
         wait_until(lambda: server.get("/stats")[0] == 200, "an answer of the statistics")
         before = 42 if end == "leaves" else 0
-        wait_until(lambda: server.get("/hit")[0] == 200 and visits(server) >= before + 10, "what is counted")
+        wait_until(lambda: server.get("/hit")[0] == 200 and visits(server) >= before + 10, "the counts")
         log = server.log.read_text()
         assert 1 <= log.count("nothing is counted: block") <= 2, log  # once for each worker that tried to count
         assert log.count("was left by processes of shmstats 0.1 that are gone") == (end == "is killed")

@@ -381,8 +381,8 @@ def promtool():
     command = shutil.which("promtool")
     if command is None:
         if os.environ.get("CI"):
-            pytest.fail("promtool is not there (Debian: apt-get install prometheus)")
-        pytest.skip("promtool is not there (Debian: apt-get install prometheus)")
+            pytest.fail("promtool is not installed (Debian: apt-get install prometheus)")
+        pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
 
     def check(page):
         done = subprocess.run([command, "check", "metrics"], input=page, capture_output=True, check=False)

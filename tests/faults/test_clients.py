@@ -97,7 +97,7 @@ class Crowd:
                 content = b"DELETE /_local/files/%00..%2f HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
             answer = await self._exchange(content)
             if answer and not answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")):
-                self.wrong.append(f"to rubbish of kind {way}: {answer[:200]!r}")
+                self.wrong.append(f"to garbage of kind {way}: {answer[:200]!r}")
 
     def _request(self, path: str) -> bytes:
         return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nConnection: close\r\n\r\n".encode()

@@ -77,7 +77,7 @@ OPERATIONS = {
         more={"max_series_per_metric": 1},
     ),
     "declare": Operation("stats.declare('c', 'new', kind='gauge', mode='sum', help='New.')"),
-    "declare otherwise than those before": Operation(
+    "declare a metric differently than before": Operation(
         "stats.declare('goes', 'one', kind='counter', help='A longer text than the one before. ' * 9)",
         before="stats.shared.attach()",
         left="stats.declare('goes', 'one', kind='counter', help='One.')",
@@ -87,19 +87,19 @@ OPERATIONS = {
         before=_COUNTED,
         joined=True,
     ),
-    "declare again what was before": Operation(
+    "repeat an earlier declaration": Operation(
         "stats.declare('goes', 'labelled', kind='counter')",
         before=_COUNTED + "stats.declare('goes', 'labelled', kind='gauge', mode='livesum')",
         joined=True,
     ),
-    "declare other buckets than those before": Operation(
+    "declare other buckets than before": Operation(
         "stats.declare('goes', 'labelled', kind='histogram', buckets=(1, 2, 50))",
         before="stats.shared.attach()",
         left="stats.declare('goes', 'labelled', kind='histogram', buckets=(1, 10))\n"
         "[stats.timing('goes', 'labelled', 5, labels={'a': 'x'}) for _ in range(5)]",
         kept={'goes labelled{a="x"}': 5},
     ),
-    "declare buckets of what was not declared": Operation(
+    "declare buckets of an undeclared metric": Operation(
         "stats.declare('goes', 'timing', kind='histogram', buckets=(1, 2, 50))",
         before="stats.shared.attach()",
         left="[stats.timing('goes', 'timing', 5) for _ in range(5)]",

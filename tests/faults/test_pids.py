@@ -355,5 +355,5 @@ WITHOUT_DESCRIPTORS = """
 def test_a_process_without_descriptors_takes_over_the_lock_of_a_dead_one(python: PythonRunner, core: str) -> None:
     """No descriptor is needed to find that the holder is dead, unless a process has its pid."""
     if core == "Python":
-        pytest.skip("the kernel drops the locks of the dead there")
+        pytest.skip("the kernel drops the locks of dead processes there")
     assert json.loads(python.run(with_hold(WITHOUT_DESCRIPTORS), quiet=False)) == [3, 2, 2]

@@ -73,7 +73,7 @@ OPERATIONS: dict[str, tuple[Callable[[Any, int], object], Callable[[Any, int], o
     "register": (lambda stats, n: None, lambda stats, n: stats.incr("c", f"n{n}")),
     "register a label set": (lambda stats, n: None, lambda stats, n: stats.incr("c", "m", labels={"l": str(n)})),
     "register a timing": (lambda stats, n: None, lambda stats, n: stats.timing("c", f"t{n}", 1)),
-    "look for what is not there": (lambda stats, n: None, lambda stats, n: stats.get("c", f"none{n}")),
+    "look up a missing name": (lambda stats, n: None, lambda stats, n: stats.get("c", f"none{n}")),
     "declare": (lambda stats, n: None, lambda stats, n: stats.declare("c", f"d{n}", kind="counter", help="It.")),
     "set a total": (lambda stats, n: stats.incr("c", "total"), lambda stats, n: stats.absolute("c", "total", n)),
     "remove": (lambda stats, n: stats.incr("goes", "one"), lambda stats, n: stats.remove("goes")),

@@ -86,15 +86,15 @@ def main(seconds: float) -> int:
         threading.Thread(target=answer, args=(good,), daemon=True).start()
         addresses = {
             "without a push": None,
-            "to one that answers": f"http://127.0.0.1:{good.getsockname()[1]}/",
-            "to one that hangs": f"http://127.0.0.1:{hanging.getsockname()[1]}/",
+            "to an answering server": f"http://127.0.0.1:{good.getsockname()[1]}/",
+            "to a hanging server": f"http://127.0.0.1:{hanging.getsockname()[1]}/",
         }
         found = [[measure(name, url, seconds) for name, url in addresses.items()] for _ in range(TURNS)]
     medians = [[statistics.median(each) for each in zip(*way, strict=True)] for way in zip(*found, strict=True)]
     (alone, alone_100th), _, (beside, beside_100th) = medians
     ratio = beside / alone
     print(
-        f"with one that hangs / without, medians of {TURNS}: longest increment {ratio:.2f} (limit {LIMIT}),"
+        f"with a hanging server / without, medians of {TURNS}: longest increment {ratio:.2f} (limit {LIMIT}),"
         f" 100th longest {beside_100th / alone_100th:.2f}"
     )
     return int(ratio > LIMIT)

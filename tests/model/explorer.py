@@ -265,7 +265,7 @@ class _Search:
         if failure is not None:
             self._fail(f"process {index} raises {failure!r}", failure)
         if len(history) > MAX_STEPS:
-            self._fail(f"process {index} goes round and round: {history[-20:]}")
+            self._fail(f"process {index} does not end: {history[-20:]}")
         node = _Node(history, steps, failure)
         if node.pending is None:
             # At their end processes differ only by their notes.

@@ -80,7 +80,7 @@ class Schedule:
             if not self._over.wait(_BOUND):
                 stacks = sys._current_frames()
                 stood = [traceback.format_stack(stacks[thread.ident]) for thread in threads if thread.ident in stacks]
-                raise AssertionError("\n".join(["no thread goes on:", *("".join(stack) for stack in stood)]))
+                raise AssertionError("\n".join(["no thread continues:", *("".join(stack) for stack in stood)]))
             for thread in threads:
                 thread.join(_BOUND)
         finally:
@@ -131,7 +131,7 @@ class Schedule:
         if ready:
             ready[0].turn.release()
         elif left:
-            self._break_off("those that are left wait for a lock of one that has ended")
+            self._break_off("the remaining threads wait for a lock of a thread that has ended")
             left[0].turn.release()
         else:
             self._over.set()

@@ -88,7 +88,7 @@ def taking_over(core: Core, by: Adder = SlowPath) -> None:
             if note[0] == "seen":
                 who = signed[note[1]]
                 had = [STEPS[who] * times for times in range(1, final.noted(who, "begun") + 1)]
-                assert note[2] in had, f"{note} is not what that worker had"
+                assert note[2] in had, f"{note} is not the value of that worker"
         if final.noted(1, "done"):
             assert (signed[final.load(ROW, SIGNATURE)], final.load(ROW, NUMBER)) == (1, 1)
 

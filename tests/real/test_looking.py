@@ -58,7 +58,7 @@ def test_an_hour_of_polls_changes_no_counter(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, *options, site=SITE) as server:
         for _ in range(5):
             assert server.get("/page")[0] == 200
-        before = wait_until(lambda: settled(server, 5), "the end of what the workers count of the requests")
+        before = wait_until(lambda: settled(server, 5), "the counts of all requests")
         wait_until(lambda: server.get(PAST)[0] == 200, "a history")
         page, tags = http.client.HTTPConnection("127.0.0.1", server.port, timeout=BOUND), {}
 
@@ -77,7 +77,7 @@ def test_an_hour_of_polls_changes_no_counter(tmp_path: Path) -> None:
                 ask(path)
         page.close()
         assert server.get("/page")[0] == 200
-        after = wait_until(lambda: settled(server, 6), "the end of what the workers count of the last request")
+        after = wait_until(lambda: settled(server, 6), "the counts of the last request")
         pages = {name for name in after if before.get(name) != after[name]}
         assert {dict(name.labels).get("route", "/page") for name in pages} == {"/page"}
         assert total(after, "http_requests") == total(before, "http_requests") + 1

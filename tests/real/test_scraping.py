@@ -142,7 +142,7 @@ def assert_nothing_is_refused(prometheus: Prometheus, shown: Callable[[], dict[s
     assert prometheus.query("up") == up
     assert prometheus.targets() == dict.fromkeys(JOBS, "")
     # A page has a line more for each new worker, so the comparison may have to be repeated.
-    wait_until(lambda: prometheus.query("scrape_samples_scraped") == shown(), "a scrape of what is shown")
+    wait_until(lambda: prometheus.query("scrape_samples_scraped") == shown(), "a scrape of the current page")
     scraped = prometheus.query("scrape_samples_scraped")
     assert prometheus.query("scrape_samples_post_metric_relabeling") == scraped
     own = prometheus.own()

@@ -249,7 +249,7 @@ def gauge_modes(site: Site) -> str:
     return verdict(all(right.values()), any(right.values()))
 
 
-@feature("What a worker killed by SIGKILL had in a live gauge goes with it")
+@feature("A live gauge ends with its worker, also after SIGKILL")
 def live_gauges(site: Site) -> str:
     library = site.library
     library.install()
@@ -486,7 +486,7 @@ def command(site: Site) -> str:
     return verdict(bool(re.search(r"\bhits(_total)?\b.*\b7\b", done.stdout)))
 
 
-@feature("What is counted goes to a StatsD server too")
+@feature("Counts are sent to a StatsD server too")
 def statsd(site: Site) -> str:
     library = site.library
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
