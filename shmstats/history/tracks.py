@@ -98,7 +98,7 @@ def from_json(document: Any) -> list[Track]:
             )
             for category, metric, labels, kind, bounds, unit, first, since in document
         ]
-        sound = all(_is_sound(track) for track in tracks)
+        sound = all(map(_is_sound, tracks)) and _are_apart(tracks)
     except (TypeError, OverflowError) as error:
         raise ValueError(f"these are no tracks: {error}") from error
     if not sound:
@@ -120,6 +120,12 @@ def _is_sound(track: Track) -> bool:
         and isinstance(track.first, int)
         and isinstance(track.since, int)
     )
+
+
+def _are_apart(tracks: Iterable[Track]) -> bool:
+    """Tell whether no two tracks have a column in common."""
+    places = sorted((track.first, track.first + track.width) for track in tracks)
+    return all(end <= first for (_, end), (first, _) in pairwise(places))
 
 
 class Tracks:
