@@ -22,7 +22,7 @@ COMMANDS = {
     "info": "shmstats.terminal.info:info",
     "reset": "shmstats.terminal.change:reset",
     "remove": "shmstats.terminal.change:remove",
-    "clean": "shmstats.terminal.clean:clean",
+    "clean": "shmstats.terminal.change:clean",
     "push": "shmstats.terminal.push:push",
     "kit": "shmstats.terminal.kit:kit",
 }

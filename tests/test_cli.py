@@ -661,7 +661,7 @@ def test_an_unexpected_error_is_one_line_too(monkeypatch: pytest.MonkeyPatch) ->
     def broken(config: str | None, data: str | None) -> NoReturn:
         raise ZeroDivisionError("by\nzero")
 
-    monkeypatch.setattr("shmstats.terminal.clean.settings_of", broken)
+    monkeypatch.setattr("shmstats.terminal.change.settings_of", broken)
     result = CliRunner().invoke(cli.commands, ["clean"], prog_name="shmstats")
     assert result.exit_code == 1
     assert re.fullmatch(r"shmstats clean: ZeroDivisionError: by zero \(.*please report it\)\n", result.output)

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..history.overview import Overview
+from ..proc import ProcessUse, forks_of, uses_of
 from ..reading.reader import BlockReader
 from ..reading.requests import Served
 from ..reading.totals import Brief, CounterGroups, brief, briefs_at
 from ..series import Distribution, Kind, Name, Snapshot, Value, items_at, series_text
-from .workers import worker_figures
 
 #: Rows of one table of metrics or routes.
 MAX_ROWS = 100
@@ -67,7 +67,7 @@ class Dashboard:
             "started": round(time.time() - reader.uptime),
             "requests": self._requests_of(values),
             "routes": self._routes_of(values),
-            "workers": list(worker_figures(reader.served(reader.workers.live()) if served is None else served)),
+            "workers": list(_worker_figures(reader.served(reader.workers.live()) if served is None else served)),
             "backlog": None if self._backlog is None else items_at(values, [self._backlog])[0],
             "metrics": self._metrics(snapshot, search.casefold()),
             "bounds": list(self._bounds),
@@ -174,3 +174,44 @@ def _value(value: Value) -> Any:
     if isinstance(value, Distribution):
         return [value.count, round(value.sum, 6)]
     return value if math.isfinite(value) else None
+
+
+def _worker_figures(served: Iterable[Served]) -> Iterator[dict[str, Any]]:
+    """Give figures of each process that still exists, without details of the requests that it serves.
+
+    A process attaches when it counts for the first time. Processes that have not attached, but were forked by the
+    master of one that has, are included, because they serve requests too.
+
+    ``pid``, ``state`` (a word), ``role`` (``master`` if others are its children, else ``worker``), ``started``
+    (seconds since 1970), ``begun`` (number of requests), ``serving`` (number of requests now), ``oldest`` (start of the
+    first of these, in seconds since 1970), ``cpu`` (seconds) and ``memory`` (bytes).
+    """
+    found = {each.worker.pid: each for each in served}
+    uses = dict(uses_of(found))
+    parents = {use.parent for use in uses.values()}
+    beside = dict(each for parent in parents for each in forks_of(parent, found))
+    for pid, use in (uses | beside).items():
+        each = found.get(pid)
+        begun, requests = (each.begun, each.requests) if each else (0, ())
+        yield {
+            "pid": pid,
+            "state": _state(use, each),
+            "role": "master" if pid in parents and not begun else "worker",
+            "started": round(time.time() - use.age),
+            "begun": begun,
+            "serving": len(requests) + (each.further if each else 0),
+            "oldest": round(requests[0].began / 1e9, 1) if requests else None,
+            "cpu": round(use.cpu, 2),
+            "memory": use.resident,
+        }
+
+
+def _state(use: ProcessUse, served: Served | None) -> str:
+    """Return the state of a process as a word."""
+    if use.state in "Tt":
+        return "stopped"
+    if use.state == "Z":
+        return "ended"
+    if served is not None and (served.requests or served.further):
+        return "waits for disk" if use.state == "D" else "busy"
+    return "idle"

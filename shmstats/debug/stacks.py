@@ -12,6 +12,7 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 from typing import Any
 
@@ -22,10 +23,6 @@ MAX_STACKS = 500
 MAX_FRAMES = 100
 
 _OUTER_FRAMES = 30
-
-#: A frame of a stack: file, line, function. A mark for left-out frames has no file.
-_Place = tuple[str, int, str]
-_Stack = tuple[str, tuple[_Place, ...]]
 
 #: The attributes of coroutines and generators for their frame, and for what they wait for.
 _SUSPENDED = {
@@ -48,14 +45,10 @@ def stacks() -> list[dict[str, Any]]:
     Returns:
         ``{"goroutine": stack, "count": n}`` for each different stack, the most frequent first.
     """
-    counts = Counter(_threads_and_tasks())
-    counts.update(_greenlets())
-    texts: Counter[str] = Counter()
-    for stack, count in counts.most_common(MAX_STACKS):
-        texts[_text(stack)] += count
-    told = [{"goroutine": text, "count": count} for text, count in texts.most_common()]
+    counts = Counter(chain(_threads_and_tasks(), _greenlets()))
+    told = [{"goroutine": text, "count": count} for text, count in counts.most_common(MAX_STACKS)]
     if len(counts) > MAX_STACKS:
-        left_out = counts.total() - texts.total()
+        left_out = counts.total() - sum(count for _, count in counts.most_common(MAX_STACKS))
         told.append({"goroutine": f"left out: stacks beyond the first {MAX_STACKS}", "count": left_out})
     return told
 
@@ -95,18 +88,18 @@ def no_answer(pid: int) -> str:
     return "no answer in time: the worker is busy in C code, or waits for the disk, or cannot listen"
 
 
-def _threads_and_tasks() -> Iterator[_Stack]:
+def _threads_and_tasks() -> Iterator[str]:
     current = sys._current_frames()
     # No reference to the frames must remain: one of them is that of this call, and would stay alive.
     while current:
         yield from _thread_and_tasks(list(_callers(current.popitem()[1]))[::-1])
 
 
-def _thread_and_tasks(frames: list[FrameType]) -> Iterator[_Stack]:
-    yield "thread", _places(frames)
+def _thread_and_tasks(frames: list[FrameType]) -> Iterator[str]:
+    yield _text("thread", frames)
     for loop in _running_loops(frames):
         for task in _tasks(loop):
-            yield "asyncio task", _places(_task_frames(task, frames))
+            yield _text("asyncio task", _task_frames(task, frames))
 
 
 def _callers(frame: FrameType | None) -> Iterator[FrameType]:
@@ -170,33 +163,23 @@ def _awaited_frames(awaited: Any) -> Iterator[FrameType]:
             return
 
 
-def _greenlets() -> Iterator[_Stack]:
+def _greenlets() -> Iterator[str]:
     module = sys.modules.get("greenlet")
     if module is None:
         return
     for found in gc.get_objects():
         # type() instead of isinstance(): the latter calls a proxy's code.
         if issubclass(type(found), module.greenlet) and found.gr_frame is not None:
-            yield "greenlet", _places(list(_callers(found.gr_frame))[::-1])
+            yield _text("greenlet", list(_callers(found.gr_frame))[::-1])
 
 
-def _places(frames: list[FrameType]) -> tuple[_Place, ...]:
-    """Return the places of the frames, without the middle of a stack that is too deep."""
-    left_out = len(frames) - MAX_FRAMES
-    if left_out > 0:
-        return (
-            *_places(frames[:_OUTER_FRAMES]),
-            ("", left_out, ""),
-            *_places(frames[_OUTER_FRAMES + left_out :]),
-        )
-    return tuple((frame.f_code.co_filename, frame.f_lineno or 0, frame.f_code.co_qualname) for frame in frames)
-
-
-def _text(stack: _Stack) -> str:
-    kind, places = stack
+def _text(kind: str, frames: list[FrameType]) -> str:
+    """Return a stack as text, without the middle of one that is too deep."""
     lines = [
-        f'  File "{file}", line {line}, in {function}' if file else f"  ({line} frames left out)"
-        for file, line, function in places
+        f'  File "{frame.f_code.co_filename}", line {frame.f_lineno or 0}, in {frame.f_code.co_qualname}'
+        for frame in frames
     ]
+    if (left_out := len(lines) - MAX_FRAMES) > 0:
+        lines[_OUTER_FRAMES : _OUTER_FRAMES + left_out] = [f"  ({left_out} frames left out)"]
     text = _ADDRESS.sub("0x...", "\n".join([kind, *lines]))
     return text.encode("utf-8", "backslashreplace").decode()

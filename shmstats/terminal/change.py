@@ -1,12 +1,15 @@
-"""``shmstats reset`` and ``shmstats remove``: attach to the live block as a worker, change it, and leave.
+"""``shmstats reset``, ``remove`` and ``clean``.
 
-Without a block, remove changes the saved snapshot.
+The first two attach to the live block as a worker, change it, and leave; without a block, remove changes the saved
+snapshot. The last one removes the files of a data directory that nobody will read or write again.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,7 +21,9 @@ from shmstats.config import Settings
 from shmstats.reading.reader import read_only
 from shmstats.registry import Registry
 from shmstats.snapshot import store as saved
-from shmstats.terminal.command import NotThereError, reading_command, settings_of
+from shmstats.terminal.command import NotThereError, progress, reading_command, settings_of
+
+_DAMAGED = re.compile(rf"(?:{re.escape(saved.FILE)}|{re.escape(saved.PREVIOUS)})\.damaged-.+")
 
 
 def _change_command(function: Callable[..., None]) -> click.Command:
@@ -41,6 +46,20 @@ def remove(config: str | None, data: str | None, category: str, metric: str | No
         click.echo(f"removed {_statistics(removed)} from the saved snapshot: there is no live block")
     else:
         _change(settings, Registry.remove, "removed", category, metric)
+
+
+@reading_command
+def clean(config: str | None, data: str | None) -> None:
+    """Remove damaged snapshots that were set aside, and temporary files of dead processes."""
+    directory = settings_of(config, data).path.data
+    if not directory.exists():
+        raise NotThereError(f"there is no data directory {directory}")
+    removed = []
+    for file in progress(list(_left_over(saved.stats_directory(directory))), "Removing"):
+        with suppress(FileNotFoundError):
+            file.unlink()
+            removed.append(f"removed {file}")
+    click.echo("\n".join(removed) or "nothing to remove")
 
 
 def _remove_saved(data: Path, category: str, metric: str | None) -> int:
@@ -97,3 +116,15 @@ def _refuse_without_block(data: Path) -> NoReturn:
     kept = next((file for name in (saved.FILE, saved.PREVIOUS) if (file := directory / name).exists()), None)
     rest = f", only the saved snapshot {kept}: start the application first" if kept else ""
     raise NotThereError(f"there is no live block for the data directory {data}{rest}")
+
+
+def _left_over(directory: Path) -> Iterator[Path]:
+    try:
+        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+        stale = saved.stale(directory)
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        file = Path(entry.path)
+        if entry.is_file(follow_symlinks=False) and (file in stale or _DAMAGED.fullmatch(entry.name)):
+            yield file

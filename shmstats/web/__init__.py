@@ -22,8 +22,7 @@ from . import (  # noqa: F401 - importing a module puts its endpoints on the blu
     statistics,
 )
 from .access import without_data
-from .blueprint import METHODS, blueprint
-from .responses import error_response, keep_to_itself
+from .blueprint import METHODS, blueprint, error_response, keep_to_itself
 
 __all__ = ["blueprint", "create_app"]
 

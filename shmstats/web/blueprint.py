@@ -7,8 +7,9 @@ An endpoint is a view in one of the modules beside this one, registered on `blue
 
 from __future__ import annotations
 
+import gzip
 import math
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from flask import Blueprint, Response, abort, current_app, g, request
 from flask.blueprints import BlueprintSetupState
@@ -18,21 +19,27 @@ from werkzeug.routing import BaseConverter
 from ..attachment.slow_path import SharedProvider
 from ..block import BlockError
 from ..config import Settings
+from ..export.printable import json_text
 from ..frozen import NamedTuple
 from ..reading.attached import AttachedBlock
 from ..reading.requests import UNSEEN
 from ..registry import stats
 from .access import check_access, public
-from .responses import error_response, keep_to_itself
 
-blueprint = Blueprint("shmstats", __name__)
-blueprint.after_request(keep_to_itself)
-# Registered by code as well, because an application's own handler of a code would come first.
-for code in default_exceptions:
-    blueprint.register_error_handler(code, error_response)
-blueprint.register_error_handler(HTTPException, error_response)
+#: Shorter answers are not compressed, because that would not make them much shorter.
+_WORTH_COMPRESSING = 1000
+
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+
+blueprint = Blueprint("shmstats", __name__)
 
 
 class BelowConverter(BaseConverter):
@@ -49,6 +56,45 @@ class BelowConverter(BaseConverter):
 @blueprint.record
 def _know_converter(state: BlueprintSetupState) -> None:
     state.app.url_map.converters["shmstats_below"] = BelowConverter
+
+
+def json_response(document: Any, status: int = 200) -> Response:
+    """Answer with a JSON document."""
+    body = json_text(document) + "\n"
+    return Response(body.encode(errors="backslashreplace"), status, mimetype="application/json")
+
+
+def compressed(response: Response) -> Response:
+    """Compress an answer, if its client accepts that."""
+    response.vary.add("Accept-Encoding")
+    if request.accept_encodings["gzip"] > 0 and len(response.data) >= _WORTH_COMPRESSING:
+        # Level 1 compresses a page to a tenth; higher levels take several times as long for little gain.
+        response.data = gzip.compress(response.data, compresslevel=1, mtime=0)
+        response.content_encoding = "gzip"
+    return response
+
+
+def error_response(error: HTTPException) -> Response:
+    """Answer an error with ``{"error": …}`` and its status, and keep its headers (Allow, for example)."""
+    response = json_response({"error": error.description or error.name}, error.code or 500)
+    for name, value in error.get_headers():
+        if name.lower() not in ("content-type", "content-length"):
+            response.headers[name] = value
+    return response
+
+
+@blueprint.after_request
+def keep_to_itself(response: Response) -> Response:
+    """Forbid browsers to guess the type of an answer, or to run, frame, embed or store it."""
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
+
+
+# Registered by code as well, because an application's own handler of a code would come first.
+for code in default_exceptions:
+    blueprint.register_error_handler(code, error_response)
+blueprint.register_error_handler(HTTPException, error_response)
 
 
 class Guarded(NamedTuple):

@@ -17,8 +17,7 @@ from ..block import Worker
 from ..debug.documents import requests_document, stacks_document
 from ..debug.processes import memory, pool_figures, process_memory
 from ..debug.stacks import grouped, stacks
-from .blueprint import attached, blueprint, mark_unseen, number_argument
-from .responses import json_response
+from .blueprint import attached, blueprint, json_response, mark_unseen, number_argument
 
 
 @blueprint.get("/debug/goroutines")

@@ -18,8 +18,7 @@ from flask import Response, abort, request
 from ..files import InUseError, PathError, delete_file, list_directory
 from ..registry import stats
 from ..snapshot import store as saved
-from .blueprint import blueprint
-from .responses import json_response
+from .blueprint import blueprint, json_response
 
 #: The first parts of the path of a saved snapshot.
 _SAVED = saved.stats_directory(Path()).parts

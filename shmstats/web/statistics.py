@@ -25,8 +25,7 @@ from ..registry import stats
 from ..series import Snapshot
 from ..storage import StorageMeter
 from .access import public
-from .blueprint import attached, blueprint, mark_unseen, number_argument
-from .responses import compressed, json_response
+from .blueprint import attached, blueprint, compressed, json_response, mark_unseen, number_argument
 
 
 def _read_recent(directory: Path) -> Any:

@@ -14,8 +14,7 @@ from flask import Response, abort, request
 
 from ...registry import stats
 from ..access import public, without_data
-from ..blueprint import attached, blueprint, mark_unseen
-from ..responses import compressed, json_response
+from ..blueprint import attached, blueprint, compressed, json_response, mark_unseen
 
 if TYPE_CHECKING:
     from ...dashboard.totals import Dashboard
