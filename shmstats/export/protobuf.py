@@ -62,14 +62,16 @@ class _FamilyMessage:
 
     def __init__(self, family: ExposedFamily, members: list[Member]) -> None:
         self.family = family
-        self._head = _text(1, family.exposed_name) + _text(2, family.help) + _integer(3, _NUMBERS[family.type])
-        self._unit = _text(5, family.unit) if family.unit else b""
+        self._head = (
+            text_field(1, family.exposed_name) + text_field(2, family.help) + _integer(3, _NUMBERS[family.type])
+        )
+        self._unit = text_field(5, family.unit) if family.unit else b""
         self._members = [(member, _labels(member.series.labels)) for member in members]
 
     def message(self, numbers: list[Any], exemplars: _Exemplars) -> bytes:
         """Return the message with its length."""
         content = b"".join([self._head, *self._metrics(numbers, exemplars), self._unit])
-        return _varint(len(content)) + content
+        return varint(len(content)) + content
 
     def _metrics(self, numbers: list[Any], exemplars: _Exemplars) -> Iterable[bytes]:
         raise NotImplementedError
@@ -97,7 +99,7 @@ class _Numbers(_FamilyMessage):
         """Return the parts of a Metric before and after its number."""
         type_ = self.family.type
         after = exemplar + (_created(member.name.created, 3) if type_ is Type.COUNTER else b"")
-        metric = _message(4, labels + _message(_VALUES[type_], _double(1, 0.0) + after))
+        metric = message_field(4, labels + message_field(_VALUES[type_], _double(1, 0.0) + after))
         end = len(metric) - len(after)
         return metric[: end - _DOUBLE.size], after
 
@@ -107,11 +109,11 @@ class _Histograms(_FamilyMessage):
 
     def _metrics(self, numbers: list[Any], exemplars: _Exemplars) -> Iterator[bytes]:
         for member, labels in self._members:
-            yield _message(4, labels + _histogram(member, numbers[member.position], exemplars))
+            yield message_field(4, labels + _histogram(member, numbers[member.position], exemplars))
 
 
 def _labels(labels: Iterable[tuple[str, str]]) -> bytes:
-    return b"".join([_message(1, _text(1, name) + _text(2, value)) for name, value in labels])
+    return b"".join([message_field(1, text_field(1, name) + text_field(2, value)) for name, value in labels])
 
 
 def _histogram(member: Member, value: Distribution, exemplars: _Exemplars) -> bytes:
@@ -127,10 +129,10 @@ def _histogram(member: Member, value: Distribution, exemplars: _Exemplars) -> by
     marked = _marked(member.name, exemplars.get(member.name[:4], ()))
     if _INFINITE in marked:  # without an exemplar this bucket is left out
         limits[_INFINITE] = cumulative[-1]
-    parts += [_message(3, _integer(1, count) + limit + marked.get(limit, b"")) for limit, count in limits.items()]
+    parts += [message_field(3, _integer(1, count) + limit + marked.get(limit, b"")) for limit, count in limits.items()]
     if isinstance(bounds, Exponential):
         parts += _native(bounds, value.buckets)
-    return _message(_VALUES[Type.HISTOGRAM], b"".join(parts) + _created(member.name.created, 15))
+    return message_field(_VALUES[Type.HISTOGRAM], b"".join(parts) + _created(member.name.created, 15))
 
 
 def _marked(name: Name, exemplars: tuple[Exemplar, ...]) -> dict[bytes, bytes]:
@@ -143,8 +145,8 @@ def _marked(name: Name, exemplars: tuple[Exemplar, ...]) -> dict[bytes, bytes]:
 
 def _exemplar(field: int, exemplar: Exemplar, value: float) -> bytes:
     seconds = int(exemplar.moment)
-    moment = _message(3, _integer(1, seconds) + _integer(2, int((exemplar.moment - seconds) * 1e9)))
-    return _message(field, _labels(exemplar.labels) + _double(2, value) + moment)
+    moment = message_field(3, _integer(1, seconds) + _integer(2, int((exemplar.moment - seconds) * 1e9)))
+    return message_field(field, _labels(exemplar.labels) + _double(2, value) + moment)
 
 
 @lru_cache(maxsize=1000)
@@ -162,13 +164,13 @@ def _native(bounds: Exponential, buckets: tuple[int, ...]) -> Iterator[bytes]:
     yield _integer(7, buckets[0])
     end, before, deltas = 0, 0, bytearray()
     for start, counts in _runs(bounds.first << bounds.schema, buckets):
-        yield _message(12, _integer(1, _zigzag(start - end)) + _integer(2, len(counts)))
+        yield message_field(12, _integer(1, _zigzag(start - end)) + _integer(2, len(counts)))
         end = start + len(counts)
         for count in counts:
-            deltas += _varint(_zigzag(count - before))
+            deltas += varint(_zigzag(count - before))
             before = count
     if deltas:
-        yield _message(13, bytes(deltas))
+        yield message_field(13, bytes(deltas))
 
 
 def _runs(zero: int, buckets: tuple[int, ...]) -> list[tuple[int, list[int]]]:
@@ -195,13 +197,14 @@ def _created(moment: int, number: int) -> bytes:
     if not moment:
         return b""
     seconds, nanoseconds = divmod(moment, 1_000_000_000)
-    return _message(number, _integer(1, seconds) + _integer(2, nanoseconds))
+    return message_field(number, _integer(1, seconds) + _integer(2, nanoseconds))
 
 
 # The encoding: https://protobuf.dev/programming-guides/encoding/
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """Return a number from 0 on in 7 bits a byte."""
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)
@@ -215,19 +218,21 @@ def _zigzag(number: int) -> int:
 
 
 def _integer(field: int, number: int) -> bytes:
-    return _varint(field << 3 | _VARINT) + _varint(number & 0xFFFF_FFFF_FFFF_FFFF)
+    return varint(field << 3 | _VARINT) + varint(number & 0xFFFF_FFFF_FFFF_FFFF)
 
 
 def _double(field: int, number: float) -> bytes:
-    return _varint(field << 3 | _FIXED64) + _DOUBLE.pack(number)
+    return varint(field << 3 | _FIXED64) + _DOUBLE.pack(number)
 
 
-def _message(field: int, content: bytes) -> bytes:
-    return _varint(field << 3 | _LENGTH) + _varint(len(content)) + content
+def message_field(field: int, content: bytes) -> bytes:
+    """Return a field with a message, or with other bytes."""
+    return varint(field << 3 | _LENGTH) + varint(len(content)) + content
 
 
-def _text(field: int, text: str) -> bytes:
-    return _message(field, text.encode())
+def text_field(field: int, text: str) -> bytes:
+    """Return a field with a text."""
+    return message_field(field, text.encode())
 
 
 #: The limit of the bucket above all bounds.

@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 #: Spellings of names that leave the text of labels unchanged.
 _QUICK_ESCAPINGS = frozenset({"underscores", "allow-utf-8"})
 
-#: The kinds that C can write.
-_KINDS = frozenset({Kind.COUNTER, Kind.GAUGE, Kind.TIMESTAMP, Kind.HISTOGRAM})
-
 _NO_RANK = 2**32 - 1
 
 _ENDS = struct.Struct("<QQ")
@@ -151,8 +148,8 @@ class Skeleton:
             if first in aside:
                 continue
             family, is_plain = namer.family(name)
-            quick = name.kind in _KINDS and not has_empty and clean.get(labels, False)
-            quick = quick and name.shown != STATE  # whose label has the name of the family
+            # The label of a state has the name of the family.
+            quick = not has_empty and clean.get(labels, False) and name.shown != STATE
             if name.kind is Kind.HISTOGRAM:
                 width = BEFORE_BUCKETS + len(name.bounds) + 1
                 quick = quick and group not in catalog.mixed and catalog.width_of(first) == width

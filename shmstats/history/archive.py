@@ -51,9 +51,7 @@ class Archive:
         """
         self.rotate(time.time())
 
-    def finish(self, block: Any, snapshot: Snapshot) -> None:
-        """Do the same for the last time."""
-        self.rotate(time.time())
+    finish = perform
 
     def rotate(self, now: float) -> None:
         """Do the same for a given moment, in seconds since 1970.

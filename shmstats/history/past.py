@@ -16,7 +16,7 @@ import numpy as np
 
 from ..bounds import middle_of
 from ..series import Kind, Name, Recent, series_text
-from .ring import COLUMNS, MINUTES, SECONDS, Event, Ring, RingError, RingRow, Tier, open_ring, ring_file
+from .ring import COLUMNS, MINUTES, SECONDS, Event, Ring, RingError, RingRow, Tier, ring_file
 from .tracks import Track, from_json
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def read_past(data: Path, query: Query) -> Past:
 @contextmanager
 def _ring_of(data: Path) -> Iterator[Ring]:
     """Give the ring of a data directory to compute with: a file may have any numbers, and none of them is an error."""
-    ring = open_ring(ring_file(data))
+    ring = Ring(ring_file(data))
     try:
         with np.errstate(all="ignore"):
             yield ring

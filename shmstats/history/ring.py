@@ -141,19 +141,25 @@ class Ring:
     number it is an old one. A killed writer leaves a row with a wrong checksum, which readers take for a gap.
 
     Args:
-        fd: descriptor of the file, which `close` closes.
-        file: its path, for messages.
+        file: its path.
+        flags: to open it with: for reading, or for reading and writing.
 
     Raises:
-        RingError: the file is not a ring.
+        FileNotFoundError: there is no file.
+        OSError: it cannot be opened or read.
+        RingError: it is not a ring.
     """
 
-    def __init__(self, fd: int, file: Path) -> None:
-        self._fd = fd
+    def __init__(self, file: Path, flags: int = os.O_RDONLY) -> None:
         self.file = file
-        content = os.pread(fd, HEADER.size, 0)
-        if len(content) < HEADER.size or HEADER.struct.unpack(content)[:3] != (_MAGIC, _VERSION, COLUMNS):
-            raise RingError(f"{file} is not a history of this version of shmstats")
+        self._fd = open_file(file, flags)
+        try:
+            content = os.pread(self._fd, HEADER.size, 0)
+            if len(content) < HEADER.size or HEADER.struct.unpack(content)[:3] != (_MAGIC, _VERSION, COLUMNS):
+                raise RingError(f"{file} is not a history of this version of shmstats")
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the file."""
@@ -273,17 +279,6 @@ class Ring:
         return RingRow(number, span / 1000, array("f", values))
 
 
-def open_ring(file: Path) -> Ring:
-    """Open a ring for reading.
-
-    Raises:
-        FileNotFoundError: there is no file.
-        OSError: it cannot be read.
-        RingError: it is not a ring.
-    """
-    return _opened(file, os.O_RDONLY)
-
-
 def make_ring(file: Path) -> Ring:
     """Open a ring for writing; make it if it is missing, or of another version.
 
@@ -291,7 +286,7 @@ def make_ring(file: Path) -> Ring:
         OSError: it cannot be made or written.
     """
     try:
-        return _opened(file, os.O_RDWR)
+        return Ring(file, os.O_RDWR)
     except (FileNotFoundError, RingError):
         pass
     make_private(file.parent)
@@ -301,19 +296,9 @@ def make_ring(file: Path) -> Ring:
         os.ftruncate(fd, SIZE)
         _write(fd, HEADER.struct.pack(_MAGIC, _VERSION, COLUMNS, time.time_ns()), 0)
         os.replace(temporary, file)
-        return Ring(fd, file)
-    except BaseException:
+    finally:
         os.close(fd)
-        raise
-
-
-def _opened(file: Path, flags: int) -> Ring:
-    fd = open_file(file, flags)
-    try:
-        return Ring(fd, file)
-    except BaseException:
-        os.close(fd)
-        raise
+    return Ring(file, os.O_RDWR)
 
 
 def _event_record(moment: int, length: int, kind: bytes, text: bytes) -> bytes:

@@ -26,15 +26,6 @@ FAILURES = "provider_failures"
 OPERATIONS_DROPPED = "provider_operations_dropped"
 CUT_OFF = "providers_cut_off"
 
-#: Seconds that a caller waits for its operation.
-BUDGET = 0.1
-
-#: Failures in a row after which a provider is cut off.
-STRIKES = 3
-
-#: Most operations that wait for a provider.
-CAPACITY = 1000
-
 
 class GuardedProvider:
     """A guard: each of its calls returns within a time limit, and raises nothing of the provider's.
@@ -50,9 +41,6 @@ class GuardedProvider:
             ``close()``, ``name``, ``nonblocking`` and ``reentrant``.
         report: called with one of `FAILURES`, `OPERATIONS_DROPPED` and `CUT_OFF` each time. It runs in the
             thread that counts, and must not call providers.
-        budget: seconds that a caller waits for its operation.
-        strikes: failures in a row after which the provider is cut off.
-        capacity: most operations that wait for the provider.
 
     Attributes:
         provider: the guarded provider.
@@ -60,22 +48,20 @@ class GuardedProvider:
         cut_off: whether the provider was cut off.
     """
 
-    def __init__(
-        self,
-        provider: Provider,
-        report: Callable[[str], None],
-        *,
-        budget: float = BUDGET,
-        strikes: int = STRIKES,
-        capacity: int = CAPACITY,
-    ) -> None:
+    #: Seconds that a caller waits for its operation.
+    budget = 0.1
+
+    #: Failures in a row after which the provider is cut off.
+    strikes_allowed = 3
+
+    #: Most operations that wait for the provider.
+    capacity = 1000
+
+    def __init__(self, provider: Provider, report: Callable[[str], None]) -> None:
         self.provider = provider
         name = getattr(provider, "name", None)
         self.name = name if isinstance(name, str) else type(provider).__name__
         self._report = report
-        self._budget = budget
-        self._strikes_allowed = strikes
-        self._capacity = capacity
         self._direct = getattr(provider, "nonblocking", False) is True
         self._reentrant = self._direct and getattr(provider, "reentrant", False) is True
         self._courier = _ProviderCourier(provider)
@@ -100,7 +86,7 @@ class GuardedProvider:
                 self._call(method, arguments)
             finally:
                 _here.inside = False
-        elif self._courier.waiting >= self._capacity:
+        elif self._courier.waiting >= self.capacity:
             self._report(OPERATIONS_DROPPED)
         else:
             self._hand_over(_Operation(method, arguments))
@@ -151,10 +137,10 @@ class GuardedProvider:
         courier = self._courier
         if not courier.take(operation):
             self._strike(f"{operation.method}: no thread could be started")
-        elif operation.done.acquire(timeout=self._budget):
+        elif operation.done.acquire(timeout=self.budget):
             self._settle(operation)
         elif courier is self._courier:  # false if a signal handler forked, and this is the child
-            self._strike_late(f"{operation.method} took longer than {self._budget} s")
+            self._strike_late(f"{operation.method} took longer than {self.budget} s")
 
     def _settle(self, operation: _Operation) -> None:
         """Judge an operation after the courier, or the cut-off, has finished with it."""
@@ -187,12 +173,12 @@ class GuardedProvider:
         self._fail(reason)
         self._struck_at = time.monotonic()
         self._strikes += 1
-        if self._strikes >= self._strikes_allowed:
+        if self._strikes >= self.strikes_allowed:
             self._cut(reason)
 
     def _strike_late(self, reason: str) -> None:
         """Record an operation over budget; those of several threads at the same time are one in the row."""
-        if time.monotonic() - self._struck_at >= self._budget * 0.9:
+        if time.monotonic() - self._struck_at >= self.budget * 0.9:
             self._strike(reason)
         else:
             self._fail(reason)

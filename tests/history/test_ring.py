@@ -23,7 +23,6 @@ from shmstats.history.ring import (
     RingError,
     RingRow,
     make_ring,
-    open_ring,
     ring_file,
 )
 
@@ -127,9 +126,9 @@ def test_a_file_that_is_not_a_ring_is_refused_by_a_reader_and_replaced_by_a_writ
     file = tmp_path / "history.ring"
     file.write_bytes(b"not a ring")
     with pytest.raises(RingError, match=r"history\.ring is not a history"):
-        open_ring(file)
+        Ring(file)
     make_ring(file).close()
-    open_ring(file).close()
+    Ring(file).close()
 
 
 def test_a_truncated_file_is_read_as_gaps(ring: Ring) -> None:

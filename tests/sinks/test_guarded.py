@@ -95,7 +95,9 @@ def guard(reported: Counter[str]) -> Iterator[Guard]:
         def report(metric: str) -> None:
             reported[metric] += 1
 
-        guards.append(GuardedProvider(provider, report, **({"budget": BOUND} | more)))
+        guards.append(GuardedProvider(provider, report))
+        for name, value in ({"budget": BOUND} | more).items():
+            setattr(guards[-1], name, value)
         return guards[-1]
 
     yield guard
@@ -203,7 +205,9 @@ def test_no_exception_ends_the_thread_of_a_provider_or_is_printed(
                 raise error
 
         reported = []
-        guarded = GuardedProvider(Provider(), reported.append, budget=60, strikes=100)
+        guarded = GuardedProvider(Provider(), reported.append)
+        guarded.budget = 60
+        guarded.strikes_allowed = 100
         for error in (Odd(), SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError()):
             guarded.deliver("incr", "a", "b", 1)
         print(reported == ["provider_failures"] * 5, guarded.close(60))
@@ -245,7 +249,7 @@ def test_an_operation_over_the_budget_is_passed_on_later_and_in_order(guard: Gua
     guarded.deliver("incr", "a", "b", 1)
     guarded.deliver("incr", "a", "b", 2)
     provider.go_on.set()
-    guarded._budget = BOUND
+    guarded.budget = BOUND
     guarded.deliver("incr", "a", "b", 3)
     assert [call[-1] for call in provider.calls] == [1, 2, 3]
     assert reported == {FAILURES: 2}
@@ -254,7 +258,7 @@ def test_an_operation_over_the_budget_is_passed_on_later_and_in_order(guard: Gua
 
 def test_operations_beyond_the_capacity_are_dropped_and_counted(guard: Guard, reported: Counter[str]) -> None:
     provider = Hanging()
-    guarded = guard(provider, budget=0.001, capacity=4, strikes=1_000)
+    guarded = guard(provider, budget=0.001, capacity=4, strikes_allowed=1_000)
     guarded.deliver("incr", "a", "b", 0)
     assert provider.entered.wait(BOUND)
     for n in range(1, 20):
@@ -267,7 +271,7 @@ def test_operations_beyond_the_capacity_are_dropped_and_counted(guard: Guard, re
 
 def test_a_delay_that_affects_many_threads_is_one_failure(guard: Guard, reported: Counter[str]) -> None:
     provider = Hanging()
-    guarded = guard(provider, budget=0.5, strikes=3)
+    guarded = guard(provider, budget=0.5)
     threads = [threading.Thread(target=guarded.deliver, args=("incr", "a", "b", 1)) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -386,10 +390,12 @@ def test_a_forked_child_starts_with_an_empty_queue_and_its_own_thread(run: Pytho
                 assert go_on.wait(60)
                 calls.append(n)
 
-        guarded = GuardedProvider(Provider(), lambda metric: None, budget=0.02, strikes=10)
+        guarded = GuardedProvider(Provider(), lambda metric: None)
+        guarded.budget = 0.02
+        guarded.strikes_allowed = 10
         for n in range(3):
             guarded.deliver("incr", "a", "b", n)
-        guarded._budget = 60
+        guarded.budget = 60
         child = os.fork()
         go_on = threading.Event()
         go_on.set()
@@ -417,7 +423,8 @@ def test_forks_while_other_threads_count_never_deadlock_the_child(run: PythonRun
                 self.calls += n
 
         provider, reported = Provider(), []
-        guarded = GuardedProvider(provider, reported.append, budget=60)
+        guarded = GuardedProvider(provider, reported.append)
+        guarded.budget = 60
         stop = threading.Event()
 
         def count():

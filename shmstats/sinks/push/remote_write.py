@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shmstats.export.page import Member, Page, Pages, text_limits
+from shmstats.export.protobuf import message_field, text_field, varint
 from shmstats.export.view import View
 from shmstats.frozen import NamedTuple
 from shmstats.series import Distribution, Kind, Labels, Snapshot
@@ -189,36 +190,24 @@ class Message:
         """Return the message with the bits of these values, all with one time in ms since 1970."""
         content = self._content.copy()
         content[self._values] = values.astype("<u8", copy=False).view(np.uint8).reshape(-1, 8)
-        content[self._times] = np.frombuffer(_varint(at, _TIME_BYTES), np.uint8)
+        content[self._times] = np.frombuffer(_time(at), np.uint8)
         return content.tobytes()
 
 
 def _time_series(name: SampleName) -> bytes:
     """Return field 1 of a WriteRequest, with zeros for value and time."""
     labels = b"".join(map(_label, *zip(*sorted([("__name__", name.name), *name.labels]), strict=True)))
-    content = labels + _SAMPLE_HEAD + bytes(8) + b"\x10" + bytes(_TIME_BYTES)
-    return b"\x0a" + _varint(len(content)) + content
+    return message_field(1, labels + _SAMPLE_HEAD + bytes(8) + b"\x10" + bytes(_TIME_BYTES))
 
 
 @functools.lru_cache(maxsize=4096)  # most labels are those of many series
 def _label(name: str, value: str) -> bytes:
-    encoded = b"\x0a" + _text(name) + b"\x12" + _text(value)
-    return b"\x0a" + _varint(len(encoded)) + encoded
+    return message_field(1, text_field(1, name) + text_field(2, value))
 
 
-def _text(text: str) -> bytes:
-    encoded = text.encode()
-    return _varint(len(encoded)) + encoded
-
-
-def _varint(number: int, length: int = 1) -> bytes:
-    """Return a varint of at least that many bytes; protobuf allows longer ones than necessary."""
-    encoded = bytearray()
-    while number > 0x7F or len(encoded) < length - 1:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
+def _time(moment: int) -> bytes:
+    """Return a varint of `_TIME_BYTES`; protobuf allows longer ones than necessary."""
+    return bytes([moment >> 7 * i & 0x7F | 0x80 for i in range(_TIME_BYTES - 1)] + [moment >> 7 * (_TIME_BYTES - 1)])
 
 
 def _compressor() -> Callable[[bytes], bytes]:
@@ -239,7 +228,7 @@ def uncompressed_block(content: bytes) -> bytes:
 
     Source: https://github.com/google/snappy/blob/main/format_description.txt
     """
-    pieces = [_varint(len(content))]
+    pieces = [varint(len(content))]
     for start in range(0, len(content), _LITERAL_BYTES):
         piece = content[start : start + _LITERAL_BYTES]
         pieces += [b"\xf4", (len(piece) - 1).to_bytes(2, "little"), piece]
