@@ -140,7 +140,7 @@ class GuardedProvider:
         elif operation.done.acquire(timeout=self.budget):
             self._settle(operation)
         elif courier is self._courier:  # false if a signal handler forked, and this is the child
-            self._strike_late(f"{operation.method} took longer than {self.budget} s")
+            self._strike(f"{operation.method} took longer than {self.budget} s", late=True)
 
     def _settle(self, operation: _Operation) -> None:
         """Judge an operation after the courier, or the cut-off, has finished with it."""
@@ -168,20 +168,19 @@ class GuardedProvider:
         self._settle(operation)
         return operation.delivered and operation.answer is not False
 
-    def _strike(self, reason: str) -> None:
-        """Record a failed operation, and cut the provider off after too many in a row."""
+    def _strike(self, reason: str, *, late: bool = False) -> None:
+        """Record a failed operation, and cut the provider off after too many in a row.
+
+        Operations of several threads that are over budget at the same time are one in the row.
+        """
         self._fail(reason)
-        self._struck_at = time.monotonic()
+        now = time.monotonic()
+        if late and now - self._struck_at < self.budget * 0.9:
+            return
+        self._struck_at = now
         self._strikes += 1
         if self._strikes >= self.strikes_allowed:
             self._cut(reason)
-
-    def _strike_late(self, reason: str) -> None:
-        """Record an operation over budget; those of several threads at the same time are one in the row."""
-        if time.monotonic() - self._struck_at >= self.budget * 0.9:
-            self._strike(reason)
-        else:
-            self._fail(reason)
 
     def _fail(self, reason: str) -> None:
         self._report(FAILURES)

@@ -9,7 +9,7 @@ https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/pr
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from google.protobuf import json_format  # type: ignore[import-untyped]
@@ -23,7 +23,7 @@ from opentelemetry.proto.metrics.v1 import metrics_pb2
 
 from shmstats._version import __version__
 from shmstats.bounds import Exponential
-from shmstats.export.naming import ExposedFamily, Type, is_time
+from shmstats.export.naming import Type, is_time
 from shmstats.export.page import Member, Page, Pages
 from shmstats.export.view import View
 from shmstats.series import Distribution, Kind, Labels, Name, Snapshot
@@ -112,11 +112,11 @@ class Otlp(Encoder):
         resource_metrics.resource.attributes.extend(_attributes(self._resource.items()))
         scope = resource_metrics.scope_metrics.add()
         scope.scope.name, scope.scope.version = "shmstats", __version__
-        metrics = _Metrics(scope.metrics.add)
         self._points = {}
+        lists: dict[tuple[str, bool], Any] = {}
         for member in page.members:
             kind = _kind_of(member.name)
-            message = metrics.points(member.series.family, kind).add()
+            message = _points_of(member, kind, scope.metrics, lists).add()
             labels = [pair for pair in member.series.labels if pair[1] and pair[0] not in _RESOURCE]
             message.attributes.extend(_attributes(labels))
             message.start_time_unix_nano = member.name.created or self._since
@@ -124,35 +124,11 @@ class Otlp(Encoder):
         self._gone = []
         for identity, point in self._accepted.items():
             if identity not in self._points:
-                message = metrics.points(point.member.series.family, type(point)).add()
+                message = _points_of(point.member, type(point), scope.metrics, lists).add()
                 message.attributes.extend(point.message.attributes)
                 message.flags = _NO_VALUE
                 self._gone.append(message)
         self._page = page
-
-
-class _Metrics:
-    """The metrics of a message by family, made at their first use."""
-
-    def __init__(self, add: Callable[[], Any]) -> None:
-        self._add = add
-        self._made: dict[tuple[str, bool], Any] = {}
-
-    def points(self, family: ExposedFamily, kind: type[_Point]) -> Any:
-        """Return the list of a family's points; exponential histograms have their own list."""
-        exponential = kind is _ExponentialBuckets
-        key = family.exposed_name, exponential
-        if key not in self._made:
-            metric = self._add()
-            metric.name, metric.description, metric.unit = key[0], family.help, _UNITS.get(family.unit, "")
-            histogram = metric.exponential_histogram if exponential else metric.histogram
-            data = {Type.COUNTER: metric.sum, Type.HISTOGRAM: histogram}.get(family.type, metric.gauge)
-            if family.type in (Type.COUNTER, Type.HISTOGRAM):
-                data.aggregation_temporality = _CUMULATIVE
-            if family.type is Type.COUNTER:
-                data.is_monotonic = True
-            self._made[key] = data.data_points
-        return self._made[key]
 
 
 class _Point:
@@ -206,6 +182,26 @@ def _kind_of(name: Name) -> type[_Point]:
     if name.kind is not Kind.HISTOGRAM:
         return _Point
     return _ExponentialBuckets if isinstance(name.bounds, Exponential) else _Buckets
+
+
+def _points_of(member: Member, kind: type[_Point], metrics: Any, made: dict[tuple[str, bool], Any]) -> Any:
+    """Return the points of a member's family, a new one of the metrics if they are not made yet.
+
+    Exponential histograms have their own.
+    """
+    family, exponential = member.series.family, kind is _ExponentialBuckets
+    key = family.exposed_name, exponential
+    if key not in made:
+        metric = metrics.add()
+        metric.name, metric.description, metric.unit = key[0], family.help, _UNITS.get(family.unit, "")
+        histogram = metric.exponential_histogram if exponential else metric.histogram
+        data = {Type.COUNTER: metric.sum, Type.HISTOGRAM: histogram}.get(family.type, metric.gauge)
+        if family.type in (Type.COUNTER, Type.HISTOGRAM):
+            data.aggregation_temporality = _CUMULATIVE
+        if family.type is Type.COUNTER:
+            data.is_monotonic = True
+        made[key] = data.data_points
+    return made[key]
 
 
 def _attributes(pairs: Iterable[tuple[str, str]]) -> list[KeyValue]:
