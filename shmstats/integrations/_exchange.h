@@ -310,14 +310,8 @@ Exchange_close(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     Exchange *exchange = (Exchange *)self;
     State *state = exchange->state;
-    if (!exchange->over) {
-        PyObject *bodiless = PyObject_CallMethodNoArgs(self, state->has_no_body);
-        int is_whole = bodiless == NULL ? -1 : PyObject_IsTrue(bodiless);
-        Py_XDECREF(bodiless);
-        if (is_whole < 0)
-            return NULL;
-        finish(exchange, is_whole ? exchange->status : state->client_left);
-    }
+    if (!exchange->over && call_method(self, state->finish_early, NULL) < 0)
+        return NULL;
     PyObject *response = exchange->response;
     if (response == NULL || PyList_CheckExact(response) || PyTuple_CheckExact(response))
         Py_RETURN_NONE;

@@ -10,7 +10,7 @@ from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from ._requests import CLIENT_LEFT, RECORDED, Cut, RequestRecorder
+from ._requests import RECORDED, Cut, RequestRecorder
 from ._serving import NOT_NOTED
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class PlainExchange:
     note: Callable[[], None]
     around_other: Callable[[Iterable[bytes]], Iterable[bytes]]
     finish: Callable[[str | Cut | None], None]
-    has_no_body: Callable[[], bool]
+    finish_early: Callable[[], None]
     fail: Callable[[BaseException], None]
     tell: Callable[[BaseException], None]
 
@@ -156,7 +156,7 @@ class PlainExchange:
     def close(self) -> None:
         """Close the application's response, when the server closes this one."""
         if not self.over:
-            self.finish(self.status if self.has_no_body() else CLIENT_LEFT)
+            self.finish_early()
         close = getattr(self.response, "close", None)
         if close is not None:
             close()

@@ -77,8 +77,6 @@ class ShmStatsMiddleware(Middleware[Application, Scope]):
         return send_and_leave
 
     def _is_excluded(self, scope: Scope) -> bool:
-        if not self.requests.paths and not self.requests.prefixes:
-            return False
         path: str = scope.get("path", "")
         root = scope.get("root_path", "")
         if root and path.startswith(f"{root}/"):

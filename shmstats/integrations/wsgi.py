@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import CORE
 from ._middleware import Middleware
-from ._requests import ROUTE, SERVER_ERROR, UNKNOWN, UNMATCHED, Cut, declared_size
+from ._requests import CLIENT_LEFT, ROUTE, SERVER_ERROR, UNKNOWN, UNMATCHED, Cut, declared_size
 from ._routes import FalconRoute, django_route, flask_route, pyramid_route
 from ._serving import text_of
 
@@ -98,12 +98,18 @@ class WsgiExchange(PlainExchange):
         """Log that the request could not be recorded."""
         self.requests.tell("a request was not recorded", error)
 
-    def has_no_body(self) -> bool:
-        """Whether the server need not fetch a body; an invalid status is the server's error to report."""
+    def finish_early(self) -> None:
+        """Record a request whose response the server closes before its end: it need not fetch a body that is not sent.
+
+        An invalid status is the server's error to report.
+        """
         status = self.status
-        if not isinstance(status, str) or self.environ.get("REQUEST_METHOD") == "HEAD":
-            return True
-        return status.startswith(("1", "204", "304"))
+        is_whole = (
+            not isinstance(status, str)
+            or self.environ.get("REQUEST_METHOD") == "HEAD"
+            or status.startswith(("1", "204", "304"))
+        )
+        self.finish(status if is_whole else CLIENT_LEFT)
 
     def finish(self, status: str | Cut | None) -> None:
         """Record a finished request."""

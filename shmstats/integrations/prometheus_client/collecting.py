@@ -60,9 +60,10 @@ class Scrape:
         """Tell whether a gauge is requested, by its metric of the block."""
         if self._names is not None and name_of(metric) not in self._names:
             return False
-        collectors = list(self.registry._collector_to_names)
-        if any(is_collector_of_all(each) or _shows(each, metric) for each in collectors):
-            return True
+        for collector in list(self.registry._collector_to_names):
+            own = _family_of(collector)
+            if is_collector_of_all(collector) or (own is not None and own.metric == metric):
+                return True
         return self.registry is REGISTRY and asking.is_of_default_registry(self._store.shared, metric)
 
     def follow(self, metrics: Iterable[Metric]) -> Iterator[Metric]:
@@ -148,12 +149,12 @@ def collect_all(store: MetricStore, collector: object) -> Iterator[Metric]:
     for family, lines in sorted(reading.families.values(), key=lambda found: found[0].instance):
         if taken.get(family.name, collector) is not collector or not store.is_current(family):
             continue
-        if shown & family.exposed and family.instance:
-            store.tell(
-                f"prometheus_client's metric {family.name!r} is in several registries of the application: a collector"
-                " of all metrics shows the first of them only"
-            )
         if shown & family.exposed:
+            if family.instance:
+                store.tell(
+                    f"prometheus_client's metric {family.name!r} is in several registries of the application: a"
+                    " collector of all metrics shows the first of them only"
+                )
             continue
         shown |= family.exposed
         yield from rendered(store, reading, family, lines)
@@ -190,11 +191,6 @@ def _family_of(collector: object) -> ClientFamily | None:
     """Return the family that a collector shows; None if it is not a metric on the block."""
     recorder = vars(collector).get("_recorder") if hasattr(collector, "__dict__") else None
     return None if recorder is None else recorder.family
-
-
-def _shows(collector: object, metric: str) -> bool:
-    family = _family_of(collector)
-    return family is not None and family.metric == metric
 
 
 def rendered(store: MetricStore, reading: Reading, family: ClientFamily, lines: list[Line]) -> Iterator[Metric]:

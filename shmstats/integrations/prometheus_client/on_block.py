@@ -40,6 +40,9 @@ _TYPES = (
     *(metrics.Summary, metrics.Info, metrics.Enum),
 )
 
+#: The position of the argument ``registry`` of a metric.
+_REGISTRY = 6
+
 _Value = TypeVar("_Value", bound=KeptSeries)
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -128,29 +131,16 @@ def put_family(store: MetricStore, metric: Any, registry: CollectorRegistry | No
 
 
 def _patch_making(store: MetricStore) -> None:
-    original_init = metrics.MetricWrapperBase.__init__
-
-    def __init__(  # noqa: N807
-        self: Any,
-        name: str,
-        documentation: str,
-        labelnames: Iterable[str] = (),
-        namespace: str = "",
-        subsystem: str = "",
-        unit: str = "",
-        registry: CollectorRegistry | None = REGISTRY,
-        _labelvalues: Any = None,
-        **more: Any,
-    ) -> None:
-        arguments = (name, documentation, labelnames, namespace, subsystem, unit, registry, _labelvalues)
+    def __init__(self: Any, *args: Any, **named: Any) -> None:  # noqa: N807
         if not is_on_block(self):
-            original_init(self, *arguments, **more)
+            original(__init__)(self, *args, **named)
             return
         self._metric_init = _not_yet
-        original_init(self, *arguments, **more)
+        original(__init__)(self, *args, **named)
         del self._metric_init
         if self._labelvalues:
             return  # the `ClientChildren` of its parent put it on the block
+        registry = args[_REGISTRY] if len(args) > _REGISTRY else named.get("registry", REGISTRY)
         try:
             recorder = put_family(store, self, registry)
         except ValueError:
@@ -178,13 +168,7 @@ def _begin(metric: Any, kind: type[_Value]) -> _Value:
     """
     recorder: FamilyRecorder = metric._recorder
     value = kind(recorder, CATEGORY, recorder.metric, labels_of(metric))
-    metric._overflows = False
-    if value._bind_at_once():
-        if recorder.begins_at_0:
-            value.register()
-    else:
-        value.register()
-        metric._overflows = recorder.store.overflows(value)
+    metric._overflows = not value._bind_at_once() and recorder.register(value)
     return value
 
 
@@ -196,7 +180,9 @@ def _begin_counter(self: Any) -> None:
 
 @_on_block(metrics.Gauge, "_metric_init")
 def _begin_gauge(self: Any) -> None:
-    self._value = _begin(self, GaugeValue)
+    self._value = value = _begin(self, GaugeValue)
+    if self._recorder.begins_at_0:
+        value.inc(0)
 
 
 @_on_block(metrics.Histogram, "_metric_init")
@@ -311,7 +297,7 @@ def _observe_histogram(self: Any, amount: float, exemplar: dict[str, str] | None
     distribution.observe(amount)
     if exemplar:
         metrics._validate_exemplar(exemplar)
-        bounds = distribution.family.bounds
+        bounds = self._recorder.family.bounds
         limit = metrics.floatToGoString([*bounds, INF][bisect.bisect_left(bounds, amount)])
         distribution.set_exemplar(limit, (exemplar, amount, time.time()))
 

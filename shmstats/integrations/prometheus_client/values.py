@@ -43,6 +43,12 @@ class FamilyRecorder:
         self.begins_at_0 = family.mode in (Mode.ALL, Mode.LIVEALL)
         self._registrar = store.registrar
 
+    def register(self, series: Series) -> bool:
+        """Create a series; returns whether it is counted in the overflow set, as there are too many label sets."""
+        if self.store.shared is not None:
+            self.store.shared.register(series, KINDS[self.family.type])
+        return self.store.overflows(series)
+
     def _count_series(self, sign: int, series: Series, amount: Any) -> None:
         if isinstance(series, CounterValue):
             series.count_number(amount)
@@ -82,11 +88,6 @@ class KeptSeries(Series):
     def store(self) -> MetricStore:
         """The storage of the series."""
         return self.recorder.store
-
-    def register(self) -> None:
-        """Create the series, or use the overflow set."""
-        if self.store.shared is not None:
-            self.store.shared.register(self, KINDS[self.family.type])
 
 
 class CounterValue(KeptSeries, Counter):
@@ -144,13 +145,6 @@ class GaugeValue(KeptSeries, Gauge):
     __slots__ = ()
 
     inc = Gauge.incr
-
-    def register(self) -> None:
-        """Create the series, or use the overflow set."""
-        if self.recorder.begins_at_0:
-            self.inc(0)
-        else:
-            super().register()
 
     def set(self, value: float, timestamp: float | None = None) -> None:
         """Set it."""
