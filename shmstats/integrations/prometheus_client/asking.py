@@ -13,7 +13,7 @@ from ...block.records import INHERITED, Record
 from ...frozen import NamedTuple
 from ...reading.attached import AttachedBlock
 from ...series import Kind, Labels, Mode, Name, Value
-from .family import CATEGORY, EXPOSED_SUFFIXES, ClientFamily, instance_metric, part_of
+from .family import CATEGORY, EXPOSED_SUFFIXES, ClientFamily, family_in, instance_metric
 
 
 class Found(NamedTuple):
@@ -109,8 +109,8 @@ def is_inherited(shared: SharedProvider, block: AttachedBlock, metric: str) -> b
 @question(False)
 def is_of_default_registry(shared: SharedProvider, block: AttachedBlock, metric: str) -> bool:
     """Tell whether a metric belongs to prometheus_client's default registry."""
-    _, part = part_of(_help(block, metric))
-    return part is not None and bool(part.about.get("default"))
+    family = family_in(_help(block, metric))
+    return family is not None and family.default
 
 
 @question(())
@@ -123,9 +123,9 @@ def instances(shared: SharedProvider, block: AttachedBlock, name: str) -> list[F
         if not there:
             break
         for family in there:
-            _, part = part_of(_help_of(block, family))
-            if part is not None and part.role == "value" and part.family == (name, instance):
-                found.append(Found(instance, bool(part.about.get("default")), bool(family.flags & INHERITED)))
+            declared = family_in(_help_of(block, family))
+            if declared is not None and declared.key == (name, instance):
+                found.append(Found(instance, declared.default, bool(family.flags & INHERITED)))
                 break
     return found
 
@@ -137,11 +137,9 @@ def rivals(shared: SharedProvider, block: AttachedBlock, family: ClientFamily) -
     names = {name.removesuffix(suffix) for name in family.exposed for suffix in ("", *suffixes)}
     found: list[str] = []
     for metric in sorted({metric for name in names for metric in metrics_of(name, family.instance)} - {family.metric}):
-        help_, part = part_of(_help(block, metric))
-        if part is not None and part.role == "value":
-            rival = ClientFamily(part.family[0], str(part.about["type"]), help_, instance=part.family[1])
-            if rival.instance == family.instance and rival.exposed & family.exposed:
-                found += rival.metrics
+        rival = family_in(_help(block, metric))
+        if rival is not None and rival.instance == family.instance and rival.exposed & family.exposed:
+            found += rival.metrics
     return found
 
 

@@ -111,70 +111,43 @@ class ClientFamily:
         return (self.metric, self.fraction) if self.type == "counter" else (self.metric,)
 
     def declaration(self) -> Declaration:
-        """Return the declaration of the values."""
+        """Return the declaration of the values. Facts that the block does not store follow the help text."""
         bounds = self.bounds if self.type == "histogram" else ()
         if self.type == "summary":
             bounds = _NO_BOUNDS
-        about: dict[str, Any] = {"type": self.type}
+        about: dict[str, Any] = {"family": self.name, "type": self.type}
         if self.states:
             about["states"] = self.states
         if self.default:
             about["default"] = True
-        help_ = self._with_role(self.help[:_HELP_LIMIT], "family", about)
+        if self.instance:
+            about["instance"] = self.instance
+        help_ = self.help[:_HELP_LIMIT] + _SEPARATOR + json.dumps(about, separators=(",", ":"))
         return Declaration(KINDS[self.type], help_, self.unit, bounds, self.mode, self.labelnames)
 
     def fraction_declaration(self) -> Declaration:
         """Return the declaration of the fractions."""
-        return Declaration(
-            Kind.HISTOGRAM, self._with_role("", "fraction of", {}), "", _NO_BOUNDS, Mode.LAST, self.labelnames
-        )
-
-    def _with_role(self, help_: str, role: str, about: dict[str, Any]) -> str:
-        """Return a help text followed by the facts that the block does not store."""
-        about = {role: self.name, **about}
-        if self.instance:
-            about["instance"] = self.instance
-        return help_ + _SEPARATOR + json.dumps(about, separators=(",", ":"))
+        return Declaration(Kind.HISTOGRAM, "", "", _NO_BOUNDS, Mode.LAST, self.labelnames)
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The role of a metric of the block in a family.
-
-    Attributes:
-        family: the family.
-        role: "value" or "fraction".
-        about: the facts that the block does not store.
-    """
-
-    family: FamilyKey
-    role: str
-    about: dict[str, Any]
-
-    @property
-    def kind(self) -> Kind | None:
-        """The kind that the metric must have; one of another kind only shows that it belongs to the family."""
-        return Kind.HISTOGRAM if self.role == "fraction" else KINDS.get(str(self.about.get("type")))
-
-
-def part_of(help_: str) -> tuple[str, Part | None]:
-    """Return the help for people, and the metric's role; None if it belongs to no family."""
+def family_in(help_: str) -> ClientFamily | None:
+    """Return the family that a declared help text tells of, without what the declaration itself has; None for none."""
     text, separator, rest = help_.rpartition(_SEPARATOR)
-    if not separator:
-        return help_, None
     try:
-        about = json.loads(rest)
-        for key, role in (("family", "value"), ("fraction of", "fraction")):
-            if key in about and (role != "value" or _is_sound(about)):
-                return text, Part((str(about[key]), int(about.get("instance", 0))), role, about)
+        about = json.loads(rest) if separator else {}
+        states = tuple(about.get("states", ()))
+        if about["type"] not in KINDS or not all(isinstance(state, str) for state in states):
+            return None
+        return ClientFamily(
+            name=str(about["family"]),
+            type=str(about["type"]),
+            help=text,
+            states=states,
+            default=bool(about.get("default")),
+            instance=int(about.get("instance", 0)),
+        )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-        pass  # not written by us: a snapshot may contain anything
-    return help_, None
-
-
-def _is_sound(about: dict[str, Any]) -> bool:
-    """Tell whether the facts about a family are as `ClientFamily.declaration` writes them: else a page would fail."""
-    return about["type"] in KINDS and all(isinstance(state, str) for state in about.get("states", ()))
+        return None  # not written by us: a snapshot may contain anything
 
 
 def instance_metric(metric: str, instance: int) -> str:

@@ -11,14 +11,15 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 
 from ...frozen import NamedTuple
-from ...series import Distribution, Labels, Name, Value
-from .family import CATEGORY, ClientFamily, FamilyKey, Part, part_of, state_number
+from ...series import Distribution, Kind, Labels, Name, Value
+from .family import CATEGORY, KINDS, ClientFamily, FamilyKey, family_in, state_number
 from .internals import metrics
 
 
@@ -66,37 +67,24 @@ NOTHING = Reading({}, (), {})
 def families_of(names: Sequence[Name]) -> Families:
     """Return each family with its series, by the names of a snapshot."""
     families: Families = {}
-    fractions: dict[tuple[FamilyKey, Labels], int] = {}
+    fractions: dict[tuple[str, Labels], int] = {}
+    declared: dict[str, ClientFamily | None] = {}
     for i, name in enumerate(names):
         if name.category != CATEGORY:
             continue
-        help_, part = part_of(name.help)
-        if part is None or part.kind is not name.kind:
-            continue
-        if part.role == "fraction":
-            fractions[part.family, name.labels] = i
-            continue
-        if part.family not in families:
-            families[part.family] = _family(name, help_, part), []
-        families[part.family][1].append(Line(name.labels, i, -1, name.created))
-    for family, (_, lines) in families.items():
-        lines[:] = [line._replace(fraction=fractions.get((family, line.labels), -1)) for line in lines]
+        if name.help not in declared:
+            declared[name.help] = family_in(name.help)
+        family = declared[name.help]
+        if family is None and name.kind is Kind.HISTOGRAM:
+            fractions[name.metric, name.labels] = i
+        elif family is not None and KINDS[family.type] is name.kind:
+            if family.key not in families:
+                bounds = name.bounds if family.type == "histogram" else ()
+                families[family.key] = replace(family, unit=name.unit, mode=name.mode, bounds=bounds), []
+            families[family.key][1].append(Line(name.labels, i, -1, name.created))
+    for family, lines in families.values():
+        lines[:] = [line._replace(fraction=fractions.get((family.fraction, line.labels), -1)) for line in lines]
     return families
-
-
-def _family(name: Name, help_: str, part: Part) -> ClientFamily:
-    about = part.about
-    return ClientFamily(
-        name=part.family[0],
-        type=str(about["type"]),
-        help=help_,
-        unit=name.unit,
-        mode=name.mode,
-        bounds=name.bounds if about["type"] == "histogram" else (),
-        states=tuple(about.get("states", ())),
-        default=bool(about.get("default")),
-        instance=part.family[1],
-    )
 
 
 def parsed(note: bytes) -> dict[str, Any]:

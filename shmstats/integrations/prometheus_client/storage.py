@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from prometheus_client.registry import REGISTRY, CollectorRegistry
 
 from ...attachment.slow_path import SharedProvider
-from ...block.keys import OVERFLOW
 from ...core import Series
 from ...once import Once
 from ...registry import Registry
@@ -156,12 +155,6 @@ class MetricStore:
             # The values last: a label set that takes their place then also finds room for what belongs to it.
             for metric in reversed(family.metrics):
                 shared.remove(CATEGORY, metric, labels)
-
-    def overflows(self, series: Series) -> bool:
-        """Tell whether a series is counted in the overflow set, because there are too many label sets."""
-        shared, metric, labels = self.shared, series.metric, series.labels
-        overflow = tuple((name, OVERFLOW) for name, _ in labels)
-        return not asking.has(shared, metric, labels) and asking.has(shared, metric, overflow)
 
     def begin_anew(self, family: ClientFamily, labels: Labels, created: float | None = None) -> None:
         """Set a series to 0, for all workers.

@@ -15,6 +15,7 @@ from typing import Any
 
 from ... import series as core
 from ...attachment.slow_path import SharedProvider
+from ...block.keys import OVERFLOW
 from ...core import Counter, Gauge, Histogram, Series
 from ...layout import INT64_MAX
 from ...series import Kind, Mode
@@ -45,9 +46,11 @@ class FamilyRecorder:
 
     def register(self, series: Series) -> bool:
         """Create a series; returns whether it is counted in the overflow set, as there are too many label sets."""
-        if self.store.shared is not None:
-            self.store.shared.register(series, KINDS[self.family.type])
-        return self.store.overflows(series)
+        shared = self.store.shared
+        if shared is not None:
+            shared.register(series, KINDS[self.family.type])
+        overflow = tuple((name, OVERFLOW) for name, _ in series.labels)
+        return not asking.has(shared, self.metric, series.labels) and asking.has(shared, self.metric, overflow)
 
     def _count_series(self, sign: int, series: Series, amount: Any) -> None:
         if isinstance(series, CounterValue):
