@@ -70,14 +70,13 @@ def measure(names: Sequence[str], tiny: bool, file: Path | None, shown: Path | N
     about = report.machine()
     rows: list[Row] = []
     versions: dict[str, str] = {}
-    with progress(names, "Measuring") as cases:
-        for name in cases:
-            start = time.monotonic()
-            with Workshop(Effort(tiny)) as shop:
-                rows += _rows(name, shop)
-                versions |= shop.versions
-            if not sys.stderr.isatty():
-                print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    for name in progress(names, "Measuring"):
+        start = time.monotonic()
+        with Workshop(Effort(tiny)) as shop:
+            rows += _rows(name, shop)
+            versions |= shop.versions
+        if not sys.stderr.isatty():
+            print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     print(report.heading(about, versions))
     if tiny:
         print("tiny: next to nothing was measured, and the figures mean nothing")
