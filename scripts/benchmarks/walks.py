@@ -46,10 +46,10 @@ BOUNDS = {
     "labels().incr(), first time": Walk(2, 4),
     "another process's name": Walk(0, 0),
     "new name of a declared metric": Walk(0, 0),
-    "scrape": Walk(24, 98),
+    "scrape": Walk(25, 104),
     "save": Walk(19, 134),
-    "close": Walk(36, 160),
-    "attach with restore": Walk(44, 428),
+    "close": Walk(33, 158),
+    "attach with restore": Walk(42, 428),
 }
 
 

@@ -125,7 +125,7 @@ def metrics_pane(now: Look, before: Look | None, width: int) -> list[Line]:
         if before is not None and earlier is not None and kind in ("counter", "histogram"):
             was = earlier[0] if kind == "histogram" else earlier
             rate = f"{number(max(count - was, 0) / (now.at - before.at))}/s"
-        rows.append(([_value(kind, unit, value), rate, f"{category}.{series}"], ""))
+        rows.append(([value_text(kind, unit, value), rate, f"{category}.{series}"], ""))
     shown = now.document["metrics"]
     lines = _table((("value", 20), ("rate", 10), ("metric", 0)), rows, width)
     if shown["found"] > len(rows):
@@ -149,19 +149,25 @@ def stacks_pane(found: Iterable[Mapping[str, Any]], width: int) -> list[Line]:
     return lines
 
 
-def _value(kind: str, unit: str, value: Any) -> str:
+def value_text(kind: str, unit: str, value: Any, raw: bool = False) -> str:
+    """Return a value for people, or unchanged if ``raw``; of a histogram, given as count and sum, count and mean."""
     if value is None:
         return number(value)
     if kind == "timestamp":
-        return iso_time(value)[:19]
-    if kind == "histogram":
-        count, total = value
-        if not count:
-            return "0"
-        mean = total / count
-        shown = size(mean) if unit == "bytes" else f"{number(mean)} {unit}" if unit else milliseconds(mean)
-        return f"{number(count)} ({shown})"
-    return size(value) if unit == "bytes" else number(value)
+        return iso_time(int(value))[:19]
+    if kind != "histogram":
+        return _amount(unit, value, raw)
+    count, total = value
+    if not count:
+        return "0"
+    mean = total / count
+    return f"{number(count)} ({_amount(unit, mean, raw) if unit or raw else milliseconds(mean)})"
+
+
+def _amount(unit: str, value: float, raw: bool) -> str:
+    if raw:
+        return str(value)
+    return size(value) if unit == "bytes" else f"{number(value)} {unit}".rstrip()
 
 
 def _table(columns: Sequence[tuple[str, int]], rows: Iterable[tuple[Sequence[str], str]], width: int) -> list[Line]:

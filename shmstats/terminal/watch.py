@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from shmstats.export.figures import iso_time
-from shmstats.export.people import milliseconds, number, size
+from shmstats.export.people import number
 from shmstats.export.printable import aligned, printable
 from shmstats.export.tables import label_columns
 from shmstats.series import Distribution, Kind, Name, Snapshot, Value
+from shmstats.terminal.panes import value_text
 
 #: Go to the upper left corner; clear the rest of a line, and of the screen; show or hide the cursor (ECMA-48).
 _HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
@@ -66,7 +66,10 @@ class Repaint:
         at = now()
         rows = [self._row(name, value, at) for name, value in zip(snapshot.names, snapshot.values, strict=True)]
         empty = [""] * len(self._columns)
-        rows += [("", self._amount("", value), *empty, f"system.{metric}") for metric, value in snapshot.system.items()]
+        rows += [
+            ("", value_text("gauge", "", value, self._raw), *empty, f"system.{metric}")
+            for metric, value in snapshot.system.items()
+        ]
         self._at = at
         shown = max(height - 3, 1)
         table = [("rate", "value", *self._columns, "metric"), *rows[:shown]]
@@ -84,6 +87,7 @@ class Repaint:
     def _row(self, name: Name, value: Value, at: float) -> tuple[str, ...]:
         """Return rate, value, the labels of the columns, and the name with the other labels."""
         key = name[:2] + name.labels
+        amount = (value.count, value.sum) if isinstance(value, Distribution) else value
         count = float(value.count if isinstance(value, Distribution) else value)
         before, self._before[key] = self._before.get(key), count
         rate = ""
@@ -91,20 +95,5 @@ class Repaint:
             rate = f"{number(max(count - before, 0) / (at - self._at))}/s"
         *labels, others = label_columns(name.labels, self._columns)
         series = f"{name.metric}{{{others}}}" if others else name.metric
-        return rate, self._shown(name, value), *labels, f"{name.category}.{series}"
-
-    def _shown(self, name: Name, value: Value) -> str:
-        if isinstance(value, Distribution):
-            if not value.count:
-                return "0"
-            mean = value.sum / value.count
-            of_time = not name.unit and not self._raw
-            return f"{number(value.count)} ({milliseconds(mean) if of_time else self._amount(name.unit, mean)})"
-        if name.kind is Kind.TIMESTAMP:
-            return iso_time(int(value))[:19]
-        return self._amount(name.unit, value)
-
-    def _amount(self, unit: str, value: float) -> str:
-        if self._raw:
-            return str(value)
-        return size(value) if unit == "bytes" else number(value)
+        text = value_text(name.kind.name.lower(), name.unit, amount, self._raw)
+        return rate, text, *labels, f"{name.category}.{series}"
