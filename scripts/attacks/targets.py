@@ -199,13 +199,13 @@ class _Locks:
 
 def questions() -> Target:
     """Make the target: questions to the socket of a worker, and answers from one."""
-    from shmstats.attachment import peers
+    from shmstats.attachment import asking, peers
 
     listener = peers.Listener(str(directory() / "socket"))
     answers = {"stacks": lambda: [1, "é"]}
 
     def say(content: bytes) -> None:
-        peers._parsed(bytearray(content))
+        asking._parsed(bytearray(content))
         pieces = content.split(b"\0")[:4]
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(listener.path)
