@@ -95,9 +95,7 @@ class Misses(Configured):
         else:
             self._count_with_exemplar(self._made(category, metric, Counter, labels), n, exemplar=exemplar)
 
-    def decr(  # type: ignore[override]  # likewise
-        self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, object] | None = None
-    ) -> None:
+    def decr(self, category: str, metric: str, n: int = 1, *, labels: Mapping[str, object] | None = None) -> None:
         """Subtract from a counter, which is exported as a gauge from then on, or change a gauge; raises as `incr`."""
         self._count(-1, category, metric, n, labels)
 

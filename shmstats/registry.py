@@ -198,7 +198,7 @@ class Registry(States):
         """
         return self._handle_of(category, metric, Histogram, labels, labelnames)
 
-    @overload  # type: ignore[override]  # the core's own takes any labels and label names
+    @overload
     def gauge(
         self, category: str, metric: str, value: int | float, *, labels: Mapping[str, object] | None = None
     ) -> None: ...
@@ -251,7 +251,7 @@ class Registry(States):
         series.set(value)
         return None
 
-    @overload  # type: ignore[override]  # likewise
+    @overload
     def timing(
         self,
         category: str,

@@ -508,10 +508,6 @@ class Cells:
             view.release()
 
 
-#: The default of a value that was not given.
-_MISSING = object()
-
-
 def fence() -> None:
     """Order all loads before it before all loads after it, for readers of a histogram that may be written meanwhile.
 
@@ -872,7 +868,7 @@ class Registrar:
 class Recorder:
     """The calls of user code: finds the handle of a name or of a label set, and uses it.
 
-    In C it has all calls of `shmstats.misses` and `shmstats.registry` that are used often, here the most frequent ones.
+    In C it has all calls of `shmstats.misses` and `shmstats.registry` that are used often, here the most frequent one.
     A subclass has the Python methods for everything else: one for each call, with all its arguments (``_incr`` for
     ``incr``), and for handles ``_count_series(sign, series, n)``, ``_set_series(series, value)``,
     ``_observe_series(series, value)``, ``_value(series)`` and ``_reduce_handle(series)``.
@@ -886,38 +882,9 @@ class Recorder:
 
     def incr(self, category: str, metric: str, n: int = 1, **more: Any) -> None:
         """Add n to a counter."""
-        if more or not self._counted(1, category, metric, n):
-            self._incr(category, metric, n, **more)  # type: ignore[attr-defined]
-
-    def decr(self, category: str, metric: str, n: int = 1, **more: Any) -> None:
-        """Subtract n from a counter."""
-        if more or not self._counted(-1, category, metric, n):
-            self._decr(category, metric, n, **more)  # type: ignore[attr-defined]
-
-    def gauge(self, category: str, metric: str, value: Any = _MISSING, **more: Any) -> Any:
-        """Set a gauge; without a value, return a handle."""
-        if not more:
-            series = self._handle(category, metric)
-            if type(series) is Gauge and series._put(value):
-                return None
-        given = () if value is _MISSING else (value,)
-        return self._gauge(category, metric, *given, **more)  # type: ignore[attr-defined]
-
-    def timing(self, category: str, metric: str, milliseconds: Any = _MISSING, **more: Any) -> Any:
-        """Add a duration to a histogram; without one, return a handle."""
-        if not more:
-            series = self._handle(category, metric)
-            if type(series) is Histogram and series._observe(milliseconds):
-                return None
-        given = () if milliseconds is _MISSING else (milliseconds,)
-        return self._timing(category, metric, *given, **more)  # type: ignore[attr-defined]
-
-    def _counted(self, sign: int, category: object, metric: object, n: object) -> bool:
-        """Count through the handle of a name, if there is one and that is all that is needed."""
         series = self._handle(category, metric)
-        if type(series) is Gauge:
-            return _fits_gauge(n) and series._move(sign * n)  # type: ignore[operator]
-        return type(series) is Counter and type(n) is int and n <= INT64_MAX and series._count(sign * n)
+        if more or type(series) is not Counter or not series._count(n):
+            self._incr(category, metric, n, **more)  # type: ignore[attr-defined]
 
     # Values are category, metric, and label names and values alternately, as given.
     def _find_set(self, kind: type[Series], values: tuple[Any, ...]) -> Series | None:

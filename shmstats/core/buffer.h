@@ -149,7 +149,7 @@ flush_column(Cells *cells, uint32_t column)
     Cells *target = cells->target;
     Cell *cell = &cells->buffered[column];
     Py_ssize_t width = cell->lock & WIDTH_MASK, row = cell->lock >> ROW_SHIFT;
-    Cell *to = (Cell *)((char *)target->first + row * target->row_bytes) + column;
+    Cell *to = cell_at(target, row, column);
     Outcome outcome = lock_bound(target, to, current(cells->generation));
     if (UNLIKELY(outcome != DONE))
         return outcome;

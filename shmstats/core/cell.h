@@ -69,6 +69,13 @@ current(const uint64_t *generation)
     return __atomic_load_n(generation, __ATOMIC_ACQUIRE);
 }
 
+/* The cell in a row and column, which are within the cells. */
+static inline Cell *
+cell_at(const Cells *cells, Py_ssize_t row, Py_ssize_t column)
+{
+    return (Cell *)((char *)cells->first + row * cells->row_bytes) + column;
+}
+
 static inline int
 try_lock(Cell *cell, uint32_t owner)
 {

@@ -14,9 +14,7 @@ Cells_forget(Cells *self)
     self->buffered = self->flushes = self->durations = NULL;
     self->dirty = NULL;
     self->n_dirty = 0;
-    if (self->buffer.buf != NULL)
-        PyBuffer_Release(&self->buffer);
-    self->buffer.buf = NULL;
+    release(&self->buffer);
 }
 
 static void
@@ -115,22 +113,18 @@ Cells_at(Cells *self, Py_ssize_t row, Py_ssize_t column, Py_ssize_t width)
                      self->rows, self->capacity);
         return NULL;
     }
-    return (Cell *)((char *)self->first + row * self->row_bytes) + column;
+    return cell_at(self, row, column);
 }
 
 /* The sum of a counter's column over all rows that have memory there, saturated; its lock in one row is given. */
 static int64_t
 total_of(const Cells *cells, const Cell *cell)
 {
-    const char *base = cells->buffer.buf;
-    Py_ssize_t place = ((const char *)cell - (const char *)cells->first) % cells->row_bytes;
-    Py_ssize_t page = (place + LOCK_CELLS * (Py_ssize_t)sizeof(Cell)) / PAGE_BYTES;
+    Py_ssize_t column = ((const char *)cell - (const char *)cells->first) % cells->row_bytes / (Py_ssize_t)sizeof(Cell);
     __int128 total = 0;
-    for (Py_ssize_t row = 0; row < cells->rows; row++) {
-        const unsigned char *reserved = (const unsigned char *)base + cells->pages + row * cells->bitmap_bytes;
-        if (reserved[page / 8] >> (page % 8) & 1)
-            total += load_value((const Cell *)((const char *)cells->first + row * cells->row_bytes + place), 0);
-    }
+    for (Py_ssize_t row = 0; row < cells->rows; row++)
+        if (is_backed(cells, row, column, LOCK_CELLS + 1))
+            total += load_value(cell_at(cells, row, column), 0);
     return total > INT64_MAX ? INT64_MAX : total < INT64_MIN ? INT64_MIN : (int64_t)total;
 }
 

@@ -72,22 +72,6 @@ write_part(unsigned char *to, Part part)
     return to + part.size;
 }
 
-/* Write less than eight bytes, in two halves that may overlap. */
-static inline unsigned char *
-write_few(unsigned char *to, const unsigned char *from, size_t count)
-{
-    if (count >= 4) {
-        memcpy(to, from, 4);
-        memcpy(to + count - 4, from + count - 4, 4);
-    } else if (count >= 2) {
-        memcpy(to, from, 2);
-        memcpy(to + count - 2, from + count - 2, 2);
-    } else if (count) {
-        *to = *from;
-    }
-    return to + count;
-}
-
 /* The highest bit of each byte that needs a backslash. */
 static inline uint64_t
 escapes_in(uint64_t word)
@@ -108,7 +92,7 @@ write_escaped(unsigned char *to, Part part)
     }
     size_t left = part.size - i;
     if (left < sizeof(uint64_t) && !escapes_in(few_bytes(part.text + i, left)))
-        return write_few(to, part.text + i, left);
+        return write_part(to, (Part){part.text + i, left});
     for (; i < part.size; i++) {
         unsigned char c = part.text[i];
         if (UNLIKELY(c == '\\' || c == '"' || c == '\n')) {

@@ -9,9 +9,7 @@ NameIndex_forget(NameIndex *self)
     PyMem_Free(self->free);
     self->free = NULL;
     self->n_free = 0;
-    if (self->buffer.buf != NULL)
-        PyBuffer_Release(&self->buffer);
-    self->buffer.buf = NULL;
+    release(&self->buffer);
 }
 
 /* Whether a section with so many units at an offset is within the block and aligned. */

@@ -51,6 +51,14 @@ stop_point(void)
 /* The outcome of a fast path. MISS: nothing done, Python must do it. FAILED: nothing done, an exception is set. */
 typedef enum { DONE, MISS, FAILED } Outcome;
 
+/* Release a buffer, unless it is released; its buf is NULL afterwards. */
+static inline void
+release(Py_buffer *buffer)
+{
+    PyBuffer_Release(buffer);
+    buffer->buf = NULL;
+}
+
 /* The content of an argument that is a bytes object: it stays as long as the call runs. */
 typedef struct {
     const void *buf;

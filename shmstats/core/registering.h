@@ -43,7 +43,7 @@ reserve_cells(const Registrar *self, Py_ssize_t row, uint32_t cell, uint32_t wid
     if (width == 0 || (uint64_t)cell + width > (uint64_t)cells->capacity)
         return width == 0;
     char *bits = (char *)cells->buffer.buf + cells->pages + row * cells->bitmap_bytes;
-    char *first = (char *)cells->first + row * cells->row_bytes;
+    char *first = (char *)cell_at(cells, row, 0);
     for (uint64_t page = cell / CELLS_PER_PAGE; page <= ((uint64_t)cell + width - 1) / CELLS_PER_PAGE; page++) {
         if (is_backed(cells, row, (Py_ssize_t)(page * CELLS_PER_PAGE), 1))
             continue;
@@ -236,8 +236,7 @@ bind_to(const Registrar *self, const Binding *binding, uint64_t generation)
     Cells *cells = self->cells;
     if (binding->outcome != DONE || !is_wanted(self, name, &binding->wanted) || !has_cells(self, name))
         return 0;
-    Cell *cell = (Cell *)((char *)cells->first + row * cells->row_bytes) + name->cell;
-    bind(binding->series, cells, cell, generation, name->flags & FLAG_MONOTONIC, binding->wanted.scale,
+    bind(binding->series, cells, cell_at(cells, row, name->cell), generation, name->flags & FLAG_MONOTONIC, binding->wanted.scale,
          binding->wanted.by);
     return is_bound(binding->series);
 }

@@ -40,8 +40,7 @@ Requests_init(PyObject *self, PyObject *args, PyObject *kwargs)
     Py_ssize_t size = requests->buffer.len;
     if (entries < 0 || further < 0 || entries % 8 != 0 || further % 4 != 0 || further > size - 4
         || entries > size - (Py_ssize_t)sizeof(Request) * REQUEST_ENTRIES) {
-        PyBuffer_Release(&requests->buffer);
-        requests->buffer.buf = NULL;
+        release(&requests->buffer);
         PyErr_SetString(PyExc_ValueError, "the requests do not fit into the block");
         return -1;
     }
@@ -127,11 +126,7 @@ Requests_end(PyObject *self, PyObject *argument)
 static PyObject *
 Requests_close(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    Requests *requests = (Requests *)self;
-    if (requests->buffer.buf != NULL) {
-        PyBuffer_Release(&requests->buffer);
-        requests->buffer.buf = NULL;
-    }
+    release(&((Requests *)self)->buffer);
     Py_RETURN_NONE;
 }
 
@@ -139,9 +134,7 @@ static void
 Requests_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
-    Requests *requests = (Requests *)self;
-    if (requests->buffer.buf != NULL)
-        PyBuffer_Release(&requests->buffer);
+    release(&((Requests *)self)->buffer);
     type->tp_free(self);
     Py_DECREF(type);
 }

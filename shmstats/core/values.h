@@ -290,7 +290,7 @@ empty_everywhere(const Cells *cells, Py_ssize_t column, Py_ssize_t width, int is
     for (Py_ssize_t row = 0; row < cells->rows; row++) {
         if (!is_backed(cells, row, column, width))
             continue;
-        Cell *cell = (Cell *)((char *)cells->first + row * cells->row_bytes) + column;
+        Cell *cell = cell_at(cells, row, column);
         if (!try_lock(cell, cells->owner))
             return 0;
         STOP_POINT();
