@@ -15,14 +15,13 @@ from contextlib import contextmanager, suppress
 
 from ..core import CORE, PROTOCOL
 from ..descriptors import open_file
-from ..layout import CELL, NAME, PAGE
+from ..layout import PAGE
 from .errors import BlockError, DamagedBlockError
 from .header import read_header, write_header
 from .identity import Identity
 from .layout import FIRST_INDEX_SLOTS, HEADER, LAYOUT_VERSION, MAGIC, PROTOCOLS, Layout
 from .lock import guards, is_locked, tell
 from .segment import Segment, make_segment, unlink
-from .stripes import ReservedPages
 from .validate import check_layout, check_unfinished, find_damage
 from .workers import WorkerTable, pid_namespace
 
@@ -190,8 +189,6 @@ def adopt(segment: Segment, layout: Layout) -> None:
     Field by field, because `struct` clears what it writes first, and a kill must leave a whole header.
     """
     buf = segment.buf
-    if read_header(buf)["protocol"] != PROTOCOL:
-        _free_locks(buf, layout)
     workers = WorkerTable(buf, layout, segment.locks)
     for worker in workers:
         workers.release(worker)
@@ -211,17 +208,3 @@ def _store(buf: memoryview, field: str, value: int) -> None:
     """Write a number to the header."""
     start, size = HEADER.offset(field), HEADER.fields[field][1]
     buf[start : start + size] = value.to_bytes(size, "little")
-
-
-def _free_locks(buf: memoryview, layout: Layout) -> None:
-    """Free every series' lock. No live process has the block attached."""
-    records = buf[layout.names : layout.names + read_header(buf)["names"] * NAME.size]
-    widths, cells = NAME.column(records, "width").tolist(), NAME.column(records, "cell").tolist()
-    locks = [cell for cell, width in zip(cells, widths, strict=True) if width]
-    pages = ReservedPages(buf, layout)
-    for row in range(layout.rows):
-        start = layout.cells + row * layout.row_bytes
-        for cell in locks:
-            if pages.has(row, cell):
-                at = start + cell * CELL.size
-                buf[at : at + 4] = bytes(4)

@@ -151,6 +151,11 @@ class Records:
         for view in (self.words, self.longs):
             view.release()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether not even the smallest series can be added at the end."""
+        return self.count >= self._layout.capacity or self.cells_used + COUNTER_WIDTH > self._layout.columns
+
     def set_used(self, cells: int, heap: int) -> None:
         """Store how many columns, and bytes of the heap, are in use. The table lock is held.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Container, Sequence
 from itertools import compress
-from operator import lt
 
 from ..frozen import NamedTuple
 from ..layout import CELL, NAME
@@ -92,43 +91,16 @@ def restore(block: Block, series: Packed) -> list[tuple[bytes, str]]:
 
 
 def _register_what_fits(block: Block, series: Packed) -> list[tuple[bytes, str]]:
-    """Register as many series as fit; return the keys of the others, and why."""
+    """Register as many series as fit, in their order; return the keys of the others, and why."""
     try:
         _register(block, series)
-    except BlockFullError:
-        pass
-    else:
         return []
-    rows, size = series.rows(), max(series.number // 2, 1)
-    failed: list[tuple[bytes, str]] = []
-    while rows:
-        try:
-            _register(block, series.of(rows[:size]))
-            rows, size = rows[size:], 2 * size
-        except BlockFullError as error:
-            if size > 1:
-                size //= 2
-                continue
-            first, *_ = needs = _needs(block, b"".join([record for _, record, _ in rows]), series.metrics)
-            # Series that need at least as much as one that does not fit are not tried, so there are few attempts.
-            fit = [any(map(lt, need, first)) for need in needs]
-            failed += [(row[0], str(error)) for row, may_fit in zip(rows, fit, strict=True) if not may_fit]
-            rows = list(compress(rows, fit))
-    return failed
-
-
-def _needs(block: Block, records: bytes, metrics: Sequence[str]) -> list[tuple[int, int, int]]:
-    """Return what each series needs: cells, bytes of its key, and those of its metric's if that needs a record too.
-
-    Args:
-        block: to restore into.
-        records: of the series, as in `Packed`.
-        metrics: likewise.
-    """
-    columns = [NAME.column(records, field).tolist() for field in ("width", "length", "family", "members")]
-    keys = [b"", *(family_key(metric.encode()) for metric in metrics)]
-    missing = [0 if block.names.find(key) else len(key) for key in keys]
-    return [(w, length, missing[family] if m else 0) for w, length, family, m in zip(*columns, strict=True)]
+    except BlockFullError as error:
+        rows = series.rows()
+        if len(rows) == 1 or block.names.is_full:
+            return [(key, str(error)) for key, _, _ in rows]
+    middle = len(rows) // 2
+    return _register_what_fits(block, series.of(rows[:middle])) + _register_what_fits(block, series.of(rows[middle:]))
 
 
 def _register(block: Block, series: Packed) -> None:
