@@ -238,6 +238,8 @@ def _work(order: dict[str, Any]) -> None:
     """Execute an order, in the worker."""
     import shmstats
 
+    from shmstats.config import load
+
     from . import works
     from .ledger import Ledger
 
@@ -246,7 +248,7 @@ def _work(order: dict[str, Any]) -> None:
         config = order.pop("config")
         works.do(shmstats, ledger, config, **order)
     else:
-        shmstats.stats._configure(order["config"])
+        shmstats.stats._use(load(order["config"]))
         names = {"shmstats": shmstats, "stats": shmstats.stats, "works": works, **order["names"]}
         exec(compile(order["code"], "<order>", "exec"), names)
 

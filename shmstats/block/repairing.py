@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable
 from operator import add
 
-from ..frozen import NamedTuple
 from ..layout import LIVE, REMOVED
 from ..series import Declaration
 from .declarations import decode_definition, digest
@@ -59,9 +58,9 @@ def mark_inherited(names: NameTable) -> None:
 
 def _replace_by_ready_ones(names: NameTable) -> None:
     """Make the series prepared for a declaration current if it is stored; otherwise keep those they were made from."""
-    former, successors, unused = find_replaced(names.column, names.key, names.note)
+    gone, successors = find_replaced(names.column, names.key, names.note)
     states, flags = names.column("state"), names.column("flags")
-    for number in former + unused:
+    for number in gone:
         states[number] = REMOVED
     for number in successors:
         names.set_declaration(number, 0)
@@ -88,20 +87,6 @@ def _follow_families(names: NameTable, live: list[int]) -> None:
             names.set_declaration(number, declarations[family - 1])
 
 
-class Replacement(NamedTuple):
-    """Numbers of records.
-
-    Attributes:
-        former: series that were replaced.
-        successors: the series that replaced them.
-        unused: series prepared for a declaration that was not stored.
-    """
-
-    former: list[int]
-    successors: list[int]
-    unused: list[int]
-
-
 def number_of_ready(declared: Declaration) -> int:
     """Return the number under which series prepared for a declaration are hidden."""
     return digest(declared) ^ 0xFFFFFFFF or 1
@@ -109,26 +94,28 @@ def number_of_ready(declared: Declaration) -> int:
 
 def find_replaced(
     column: Callable[[str], memoryview], key_of: Callable[[int], bytes], note_of: Callable[[int], bytes]
-) -> Replacement:
+) -> tuple[list[int], list[int]]:
     """Find out from the notes of families which prepared series are current.
 
     Args:
         column: returns a field of all records, see `shmstats.layout.Structure.column`.
         key_of: returns the key of a record.
         note_of: returns its note.
+
+    Returns:
+        The records of series that are gone, because they were replaced or their declaration was not stored; and
+        of those that have replaced others.
     """
-    found = Replacement([], [], [])
     flags, families, declarations = column("flags").tobytes(), column("family").tolist(), column("declaration")
     live = [number for number, state in enumerate(column("state").tobytes()) if state == LIVE]
-    for family in sorted({families[number] for number in live if flags[number] & READY}):
-        series = [number for number in live if families[number] == family]
-        successors = [number for number in series if flags[number] & READY]
+    ready = [number for number in live if flags[number] & READY]
+    in_force = {}
+    for family in {families[number] for number in ready}:
         note = note_of(family - 1) if family and flags[family - 1] & DECLARED else b""
-        in_force = number_of_ready(decode_definition(note).declared) if note else 0
-        if {declarations[number] for number in successors} <= {0, in_force}:  # 0: it already has its place
-            keys = set(map(key_of, successors))
-            found.former.extend(each for each in series if not flags[each] & READY and key_of(each) in keys)
-            found.successors.extend(successors)
-        else:
-            found.unused.extend(successors)
-    return found
+        in_force[family] = number_of_ready(decode_definition(note).declared) if note else 0
+    # 0: it already has its place
+    successors = [number for number in ready if declarations[number] in (0, in_force[families[number]])]
+    replaced = {(families[number], key_of(number)) for number in successors}
+    others = [number for number in live if families[number] in in_force and not flags[number] & READY]
+    former = [number for number in others if (families[number], key_of(number)) in replaced]
+    return former + [number for number in ready if number not in successors], successors

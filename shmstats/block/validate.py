@@ -8,7 +8,7 @@ in the place of its hash. Everything derived from the names is rebuilt, and any 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from ..core import hash_key
 from ..layout import LIVE, NAME, PAGE, REMOVED, fits_kind
@@ -113,8 +113,8 @@ def find_damage(buf: memoryview, layout: Layout) -> str:
     if not 0 < slots <= layout.index_slots or slots & slots - 1:
         return f"its header says {slots} slots of the index, a power of two up to {layout.index_slots} is possible"
     records = bytes(buf[layout.names : layout.names + header["names"] * NAME.size])
-    found = _damage_of_records(records, layout, header["cells"]) or _damage_of_keys(buf, layout, records)
-    return found or ("" if header["changing"] else _damage_of_widths(buf, layout, records))
+    found = _damage_of_records(records, layout, header["cells"])
+    return found or _damage_of_names(buf, layout, records, not header["changing"])
 
 
 def _damage_of_records(records: bytes, layout: Layout, cells: int) -> str:
@@ -138,55 +138,45 @@ def _damage_of_records(records: bytes, layout: Layout, cells: int) -> str:
     return ""
 
 
-def _damage_of_keys(buf: memoryview, layout: Layout, records: bytes) -> str:
-    table = Records(buf, layout)
-    states, flags, hashes, declarations, families = (
-        NAME.column(records, field).tolist() for field in ("state", "flags", "hash", "declaration", "family")
-    )
-    try:
-        seen = set()
-        keys: dict[int, bytes] = {}  # of families, by the numbers that lead to them
-        members = []
-        for number, state in enumerate(states):
+def _damage_of_names(buf: memoryview, layout: Layout, records: bytes, have_settled: bool) -> str:
+    """Return the damage of names, and of what they say of each other.
+
+    Args:
+        buf: the block.
+        layout: of the block.
+        records: of the names, each of which is possible by itself.
+        have_settled: whether histograms have the buckets of their declarations: a kill on the way there marks that.
+    """
+    seen = set()
+    families = {0: (b"", width_of(Declaration(Kind.HISTOGRAM)))}  # key and width, by the numbers that lead to them
+    members = []
+    with closing(Records(buf, layout)) as table:
+        for number, fields in enumerate(NAME.struct.iter_unpack(records)):
+            state, kind, _, flags, width, _, family, hashed, declaration, *_ = fields
             if state != LIVE:
                 continue
-            key, declaration, is_family = table.key(number), declarations[number], bool(flags[number] & FAMILY)
-            name = key, declaration
-            if not _is_key(key, is_family) or name in seen:
+            key, is_family = table.key(number), bool(flags & FAMILY)
+            if not _is_key(key, is_family) or (key, declaration) in seen:
                 return f"record {number} has a key that cannot be"
-            if hash_key(key, table.salt) ^ declaration != hashes[number]:
+            seen.add((key, declaration))
+            if hash_key(key, table.salt) ^ declaration != hashed:
                 return f"record {number} has a key that does not fit its hash"
-            if is_family and not _is_definition(table.note(number)):
-                return f"record {number} has a declaration that cannot be"
-            seen.add(name)
             if is_family:
-                keys[number + 1] = key
-            if families[number]:
-                members.append((number, b"" if is_family else family_key(key)))
-        for number, expected in members:
-            if keys.get(families[number]) != expected:
-                return f"record {number} has a family that is not its metric's"
-        return ""
-    finally:
-        table.close()
-
-
-def _damage_of_widths(buf: memoryview, layout: Layout, records: bytes) -> str:
-    """Return the damage of series with another number of cells than declared; a kill on the way there marks that."""
-    table, widths = Records(buf, layout), {0: width_of(Declaration(Kind.HISTOGRAM))}
-    try:
-        for number, fields in enumerate(NAME.struct.iter_unpack(records)):
-            state, kind, _, flags, width, _, family, _, declaration, *_ = fields
-            if state != LIVE or kind != Kind.HISTOGRAM or flags & FAMILY or declaration:
-                continue
-            if family not in widths:
-                note = table.note(family - 1)
-                widths[family] = width_of(decode_definition(note).declared) if note else widths[0]
-            if width != widths[family]:
-                return f"record {number} has cells that do not fit its buckets"
-        return ""
-    finally:
-        table.close()
+                try:
+                    note = table.note(number)
+                    families[number + 1] = key, width_of(decode_definition(note).declared) if note else families[0][1]
+                except ValueError:
+                    return f"record {number} has a declaration that cannot be"
+            is_settled = have_settled and kind == Kind.HISTOGRAM and not is_family and not declaration
+            of_family = b"no key" if is_family else family_key(key)  # a family has none
+            members.append((number, family, of_family, width if is_settled else 0))
+    for number, family, of_family, width in members:
+        key, buckets = families.get(family, (b"", 0))
+        if family and key != of_family:
+            return f"record {number} has a family that is not its metric's"
+        if width not in (0, buckets):
+            return f"record {number} has cells that do not fit its buckets"
+    return ""
 
 
 def _is_key(key: bytes, family: bool) -> bool:
@@ -196,11 +186,3 @@ def _is_key(key: bytes, family: bool) -> bool:
     except ValueError:
         return False
     return bool(category and metric) and (rest == [""] if family else len(rest) % 2 == 0)
-
-
-def _is_definition(note: bytes) -> bool:
-    """Tell whether bytes can be the note of a family, or are empty."""
-    try:
-        return not note or bool(decode_definition(note))
-    except ValueError:
-        return False

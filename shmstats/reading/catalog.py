@@ -327,11 +327,11 @@ def _with_replaced(records: bytes, heap: bytes) -> bytes:
     if not NAME.column(records, "flags").tobytes().translate(_ARE_READY).strip(b"\0"):
         return records
     copy = bytearray(records)
-    former, successors, unused = find_replaced(
+    gone, successors = find_replaced(
         partial(NAME.column, records), partial(_key, records, heap), partial(_note_in, records, heap)
     )
     states, declarations = NAME.column(copy, "state"), NAME.column(copy, "declaration")
-    for number in former + unused:
+    for number in gone:
         states[number] = REMOVED
     for number in successors:
         declarations[number] = 0
