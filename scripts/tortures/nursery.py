@@ -237,7 +237,6 @@ def _use_cells(file: str) -> None:
 def _work(order: dict[str, Any]) -> None:
     """Execute an order, in the worker."""
     import shmstats
-
     from shmstats.config import load
 
     from . import works
