@@ -19,7 +19,7 @@ from shmstats.export.naming import FIGURES, ExposedFamily, ExposedSeries, Namer,
 from shmstats.export.view import View
 from shmstats.frozen import NamedTuple
 from shmstats.once import lazy_property
-from shmstats.series import FOREIGN, Exemplar, Kind, Labels, Name, Snapshot
+from shmstats.series import FOREIGN, Distribution, Exemplar, Kind, Labels, Name, Snapshot
 
 
 class Member(NamedTuple):
@@ -128,12 +128,37 @@ def text_limits(name: Name) -> tuple[int, dict[str, int]]:
     """Return the divisor of a histogram's sum, and limit and number of each bucket line."""
     divisor = 1000 if is_time(name.unit) else 1
     # Bounds that become equal by the division are one bucket: the later one, whose cumulative count includes both.
-    limits = {bound_text(name.bounds[i], divisor): i for i in shown_in_text(name.bounds)}
+    limits = {_bound_text(name.bounds[i], divisor): i for i in shown_in_text(name.bounds)}
     limits["+Inf"] = len(name.bounds)
     return divisor, limits
 
 
-def bound_text(bound: float, divisor: int) -> str:
+class TextBuckets:
+    """The buckets of a histogram as the text formats show them.
+
+    Attributes:
+        limits: of the buckets, as values of ``le``; the last one is ``+Inf``.
+    """
+
+    def __init__(self, name: Name) -> None:
+        self._divisor, limits = text_limits(name)
+        self.limits = tuple(limits)
+        self._kept = list(limits.values())
+        self._bounds = len(name.bounds)
+
+    def figures(self, value: Distribution) -> tuple[list[int], float]:
+        """Return the number of observations up to each limit, and the exported sum of all.
+
+        Raises:
+            ValueError: the number of the value's buckets is not one more than the name's bounds.
+        """
+        if len(value.buckets) != self._bounds + 1:
+            raise ValueError(f"a histogram of {self._bounds} bounds has {len(value.buckets)} buckets")
+        cumulative = list(itertools.accumulate(value.buckets))
+        return [cumulative[i] for i in self._kept], value.sum / self._divisor
+
+
+def _bound_text(bound: float, divisor: int) -> str:
     """Return an upper bound as a value of ``le``, in the form that OpenMetrics prescribes: 0.0001, 1.0, 1e+06.
 
     Both formats use it, because ``le`` is part of the identity of a series and must not depend on the format.

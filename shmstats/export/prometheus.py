@@ -6,14 +6,13 @@ https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.
 
 from __future__ import annotations
 
-import itertools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from shmstats.export.escaping import is_metric_name
 from shmstats.export.naming import ExposedFamily, ExposedSeries, Type, without_state
-from shmstats.export.page import Member, PagePart, is_chosen, text_limits
+from shmstats.export.page import Member, PagePart, TextBuckets, is_chosen
 from shmstats.series import Distribution, Kind, Labels, Name, label_text, quoted
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -120,22 +119,17 @@ class OpenMetricsLines(TextLines):
 class _Histogram:
     """The lines of one histogram series: cumulative buckets, sum and count."""
 
-    __slots__ = ("_buckets", "_divisor", "_kept", "_template")
+    __slots__ = ("_buckets", "_template")
 
     def __init__(self, series: ExposedSeries, name: Name) -> None:
-        self._buckets = len(name.bounds) + 1
-        self._divisor, limits = text_limits(name)
-        self._kept = list(limits.values())
-        lines = [_sample(series, "%d", "_bucket", limit) for limit in limits]
+        self._buckets = TextBuckets(name)
+        lines = [_sample(series, "%d", "_bucket", limit) for limit in self._buckets.limits]
         lines += [_sample(series, "%a", "_sum"), _sample(series, "%d", "_count")]
         self._template = "".join(lines).encode()
 
     def lines(self, value: Distribution) -> bytes:
-        if len(value.buckets) != self._buckets:
-            raise ValueError(f"a histogram of {self._buckets - 1} bounds has {len(value.buckets)} buckets")
-        cumulative = list(itertools.accumulate(value.buckets))
-        shown = [cumulative[i] for i in self._kept]
-        return self._template % (*shown, _divided(value.sum, self._divisor), cumulative[-1])
+        counts, total = self._buckets.figures(value)
+        return self._template % (*counts, total, counts[-1])
 
 
 def sample_text(name: str, pairs: Labels) -> str:
@@ -163,10 +157,6 @@ def _sample(series: ExposedSeries, place: str, suffix: str = "", limit: str = ""
 
 def _sample_line(name: str, pairs: Labels, place: str) -> str:
     return f"{sample_text(name, pairs)} ".replace("%", "%%") + f"{place}\n"
-
-
-def _divided(value: float, divisor: int) -> float:
-    return value if divisor == 1 else value / divisor
 
 
 def _seconds(microseconds: int) -> bytes:

@@ -6,16 +6,15 @@ https://github.com/prometheus/client_model/blob/master/io/prometheus/client/metr
 
 from __future__ import annotations
 
-import itertools
 import math
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from shmstats.bounds import Bounds, Exponential, shown_in_text
-from shmstats.export.naming import ExposedFamily, Type, is_time
-from shmstats.export.page import Member, Pages, bound_text, is_chosen, placed_exemplars
+from shmstats.bounds import Exponential
+from shmstats.export.naming import ExposedFamily, Type
+from shmstats.export.page import Member, Pages, TextBuckets, is_chosen, placed_exemplars
 from shmstats.export.view import PLAIN, View
 from shmstats.series import Distribution, Exemplar, Name, Snapshot
 
@@ -107,31 +106,30 @@ class _Numbers(_FamilyMessage):
 class _Histograms(_FamilyMessage):
     """A family of histograms."""
 
+    def __init__(self, family: ExposedFamily, members: list[Member]) -> None:
+        super().__init__(family, members)
+        self._buckets = [TextBuckets(member.name) for member in members]
+
     def _metrics(self, numbers: list[Any], exemplars: _Exemplars) -> Iterator[bytes]:
-        for member, labels in self._members:
-            yield message_field(4, labels + _histogram(member, numbers[member.position], exemplars))
+        for (member, labels), buckets in zip(self._members, self._buckets, strict=True):
+            yield message_field(4, labels + _histogram(member, buckets, numbers[member.position], exemplars))
 
 
 def _labels(labels: Iterable[tuple[str, str]]) -> bytes:
     return b"".join([message_field(1, text_field(1, name) + text_field(2, value)) for name, value in labels])
 
 
-def _histogram(member: Member, value: Distribution, exemplars: _Exemplars) -> bytes:
+def _histogram(member: Member, buckets: TextBuckets, value: Distribution, exemplars: _Exemplars) -> bytes:
     """Return the field of a Metric with a Histogram."""
-    bounds = member.name.bounds
-    if len(value.buckets) != len(bounds) + 1:
-        raise ValueError(f"a histogram of {len(bounds)} bounds has {len(value.buckets)} buckets")
-    divisor = 1000 if is_time(member.name.unit) else 1
-    cumulative = list(itertools.accumulate(value.buckets))
-    # As in the text: bounds that become equal by the division are one bucket, the later one, which includes both.
-    limits = {limit: cumulative[i] for i, limit in zip(shown_in_text(bounds), _limits(bounds, divisor), strict=True)}
-    parts = [_integer(1, cumulative[-1]), _double(2, value.sum / divisor)]
+    counts, total = buckets.figures(value)
+    limits = dict(zip(_limits(buckets.limits), counts, strict=True))
     marked = _marked(member.name, exemplars.get(member.name[:4], ()))
-    if _INFINITE in marked:  # without an exemplar this bucket is left out
-        limits[_INFINITE] = cumulative[-1]
+    if _INFINITE not in marked:  # without an exemplar this bucket is left out
+        del limits[_INFINITE]
+    parts = [_integer(1, counts[-1]), _double(2, total)]
     parts += [message_field(3, _integer(1, count) + limit + marked.get(limit, b"")) for limit, count in limits.items()]
-    if isinstance(bounds, Exponential):
-        parts += _native(bounds, value.buckets)
+    if isinstance(member.name.bounds, Exponential):
+        parts += _native(member.name.bounds, value.buckets)
     return message_field(_VALUES[Type.HISTOGRAM], b"".join(parts) + _created(member.name.created, 15))
 
 
@@ -150,8 +148,8 @@ def _exemplar(field: int, exemplar: Exemplar, value: float) -> bytes:
 
 
 @lru_cache(maxsize=1000)
-def _limits(bounds: Bounds, divisor: int) -> tuple[bytes, ...]:
-    return tuple(_double(2, float(bound_text(bounds[i], divisor))) for i in shown_in_text(bounds))
+def _limits(limits: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple(_double(2, float(limit)) for limit in limits)
 
 
 def _native(bounds: Exponential, buckets: tuple[int, ...]) -> Iterator[bytes]:

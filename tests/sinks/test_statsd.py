@@ -140,8 +140,7 @@ def reported() -> Counter[str]:
 def start(monkeypatch: pytest.MonkeyPatch, reported: Counter[str]) -> Iterator[Start]:
     """Start a provider for a server: ``start(server, namespace="x.")``. It is closed at the end."""
     monkeypatch.setattr(links, "PATIENCE", 0.2)
-    monkeypatch.setattr(links, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(links, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(links, "PAUSE", 0.05)
     providers: list[StatsdProvider] = []
 
     def report(metric: str) -> None:

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import functools
 import importlib
-import itertools
-import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shmstats.export.page import Member, Page, Pages, text_limits
+from shmstats.export.page import Member, Page, Pages, TextBuckets
 from shmstats.export.protobuf import message_field, text_field, varint
 from shmstats.export.view import View
 from shmstats.frozen import NamedTuple
 from shmstats.series import Distribution, Kind, Labels, Snapshot
 from shmstats.sinks.push.encoder import Encoder, Stale
+
+try:
+    cramjam: Any = importlib.import_module("cramjam")
+except ImportError:
+    cramjam = None
 
 #: The value that ends a series: a NaN with these bits.
 STALE = np.uint64(0x7FF0000000000002)
@@ -73,7 +76,6 @@ class RemoteWrite(Encoder):
         self._message = Message(())
         self._gone = Message(())
         self._accepted: list[SampleName] = []
-        self._compress = _compressor()
 
     def encode(self, snapshot: Snapshot, at: int, stale: Stale) -> bytes:
         """Return the body of a request."""
@@ -89,7 +91,7 @@ class RemoteWrite(Encoder):
         elif stale is Stale.LIVE:
             values[self._samples.live] = STALE
         gone = self._gone.filled(np.full(len(self._gone), STALE), at)
-        return self._compress(self._message.filled(values, at) + gone)
+        return _compressed(self._message.filled(values, at) + gone)
 
     def accept(self) -> None:
         """The last body was accepted: the series that it ended need not be ended again."""
@@ -141,23 +143,20 @@ class _Samples:
 class _HistogramSamples:
     """The samples of one histogram: cumulative buckets, count and sum."""
 
-    __slots__ = ("_bounds", "_divisor", "_kept", "_place", "names", "position")
+    __slots__ = ("_buckets", "_place", "names", "position")
 
     def __init__(self, member: Member, place: int) -> None:
         self.position = member.position
         self._place = place
-        self._bounds = len(member.name.bounds)
-        self._divisor, limits = text_limits(member.name)
-        self._kept = operator.itemgetter(*limits.values(), self._bounds)
+        self._buckets = TextBuckets(member.name)
         family, labels = member.series.family.exposed_name, member.series.labels
+        limits = self._buckets.limits
         self.names = [SampleName(f"{family}_bucket", _sorted((*labels, ("le", limit)))) for limit in limits]
         self.names += [SampleName(family + suffix, _sorted(labels)) for suffix in ("_count", "_sum")]
 
     def fill(self, numbers: NDArray[np.float64], value: Distribution) -> None:
-        if len(value.buckets) != self._bounds + 1:
-            raise ValueError(f"a histogram of {self._bounds} bounds has {len(value.buckets)} buckets")
-        samples = (*self._kept(list(itertools.accumulate(value.buckets))), value.sum / self._divisor)
-        numbers[self._place : self._place + len(samples)] = samples
+        counts, total = self._buckets.figures(value)
+        numbers[self._place : self._place + len(self.names)] = (*counts, counts[-1], total)
 
 
 def _sorted(labels: Sequence[tuple[str, str]]) -> Labels:
@@ -210,17 +209,9 @@ def _time(moment: int) -> bytes:
     return bytes([moment >> 7 * i & 0x7F | 0x80 for i in range(_TIME_BYTES - 1)] + [moment >> 7 * (_TIME_BYTES - 1)])
 
 
-def _compressor() -> Callable[[bytes], bytes]:
-    """Return a function that makes a snappy block: cramjam's, or if that is not installed `uncompressed_block`."""
-    try:
-        cramjam = importlib.import_module("cramjam")
-    except ImportError:
-        return uncompressed_block
-
-    def compress(content: bytes) -> bytes:
-        return bytes(cramjam.snappy.compress_raw(content))
-
-    return compress
+def _compressed(content: bytes) -> bytes:
+    """Return a snappy block; without cramjam it is an `uncompressed_block`."""
+    return uncompressed_block(content) if cramjam is None else bytes(cramjam.snappy.compress_raw(content))
 
 
 def uncompressed_block(content: bytes) -> bytes:

@@ -15,9 +15,9 @@ DATAGRAM_BYTES = 1432
 #: Bytes that are written to a TCP connection at once.
 STREAM_BYTES = 16384
 
-#: Time limit in seconds for connecting to one address and for a send; also the pause after a failure.
+#: Time limit in seconds for connecting to one address and for a send, and the pause after a failure.
 PATIENCE = 1.0
-FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
+PAUSE = 2.0
 
 #: Seconds after which the host is looked up again (UDP), or a connection without progress is closed (TCP).
 LOOKUP_LIFE = 60.0
@@ -42,7 +42,6 @@ class Link:
         self._port = port
         self._socket: socket.socket | None = None
         self._opened_at = 0.0
-        self._pause = 0.0
         self._rest_until = 0.0
 
     def open(self, urgent: bool) -> bool:
@@ -66,10 +65,9 @@ class Link:
         return True
 
     def rest(self) -> None:
-        """Close, and do not try again for a while, which grows with each failure."""
+        """Close, and do not try again for a while."""
         self.close()
-        self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE)
-        self._rest_until = time.monotonic() + self._pause
+        self._rest_until = time.monotonic() + PAUSE
 
     def close(self) -> None:
         """Close this process's end, if it is open."""
@@ -143,8 +141,6 @@ class Datagrams(Link):
                 return 0, error
             else:
                 break
-        if refusal is None:
-            self._pause = 0.0
         return len(entries), refusal
 
     def _is_spent(self, ours: socket.socket) -> bool:
@@ -178,9 +174,7 @@ class Stream(Link):
         starts = list(accumulate(map(len, lines), initial=0))
         whole = bisect_right(starts, begun + sent) - 1
         self._begun = begun + sent - starts[whole]
-        if error is None:
-            self._pause = 0.0
-        elif not isinstance(error, TimeoutError):
+        if error is not None and not isinstance(error, TimeoutError):
             self.rest()
         return whole, error
 
