@@ -53,43 +53,38 @@ class Answer(NamedTuple):
         return _PAGES[0] if is_html and not self.content_type else ""
 
 
-class Target(NamedTuple):
-    """The destination of a request.
-
-    Attributes:
-        url: an http or https URL without credentials.
-        timeout: seconds for a whole request.
-        ca_file: PEM file of certificates to trust instead of the system's.
-    """
-
-    url: str
-    timeout: float
-    ca_file: str | None = None
-
-    @property
-    def shown(self) -> str:
-        """The URL for messages, without the query, which may be a secret."""
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc}{parts.path}"
-
-
 def one_line(text: str) -> str:
     """Return the beginning of a server's text, fit for a log."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:200]
 
 
-def post(target: Target, body: bytes, headers: Mapping[str, str]) -> Answer:
+def shown(url: str) -> str:
+    """Return a URL for messages, without the query, which may be a secret."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}{parts.path}"
+
+
+def post(url: str, timeout: float, ca_file: str | None, body: bytes, headers: Mapping[str, str]) -> Answer:
     """Send a body and return the answer.
+
+    Args:
+        url: an http or https URL without credentials.
+        timeout: seconds for the whole request.
+        ca_file: PEM file of certificates to trust instead of the system's.
+        body: to send.
+        headers: of the request.
 
     Raises:
         OSError: no connection, no trust, no answer in time, or one that is not HTTP. The message says which.
     """
-    parts = urlsplit(target.url)
-    deadline = time.monotonic() + target.timeout
+    parts = urlsplit(url)
+    host, deadline = parts.hostname or "", time.monotonic() + timeout
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
+    connection = http.client.HTTPConnection(host, parts.port, timeout)
+    if parts.scheme == "https":
+        connection = http.client.HTTPSConnection(host, parts.port, timeout=timeout, context=_context(ca_file))
     try:
-        connection.sock = _connected(target, deadline)
+        connection.connect()
         connection.response_class = functools.partial(_Response, deadline=deadline)  # type: ignore[assignment]
         connection.sock.settimeout(_left(deadline))
         connection.request("POST", path, body, {"Host": parts.netloc, **headers, "Connection": "close"})
@@ -97,7 +92,7 @@ def post(target: Target, body: bytes, headers: Mapping[str, str]) -> Answer:
             content_type = response.getheader("Content-Type", "").partition(";")[0].strip().lower()
             return Answer(response.status, content_type, _body(response), _seconds(response.getheader("Retry-After")))
     except TimeoutError as error:
-        raise TimeoutError(f"no answer within {target.timeout:g} s") from error
+        raise TimeoutError(f"no answer within {timeout:g} s") from error
     except ssl.SSLCertVerificationError as error:
         raise OSError(f"the certificate of the server is not trusted: {error.verify_message}") from error
     except ssl.SSLError as error:
@@ -108,19 +103,6 @@ def post(target: Target, body: bytes, headers: Mapping[str, str]) -> Answer:
         raise OSError(f"the answer is not HTTP: {type(error).__name__}: {str(error)[:100]!r}") from error
     finally:
         connection.close()
-
-
-def _connected(target: Target, deadline: float) -> socket.socket:
-    parts = urlsplit(target.url)
-    host, is_tls = parts.hostname or "", parts.scheme == "https"
-    sock = socket.create_connection((host, parts.port or (443 if is_tls else 80)), target.timeout)
-    try:
-        sock.settimeout(_left(deadline))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return _context(target.ca_file).wrap_socket(sock, server_hostname=host) if is_tls else sock
-    except BaseException:
-        sock.close()
-        raise
 
 
 def _context(ca_file: str | None) -> ssl.SSLContext:

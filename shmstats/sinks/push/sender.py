@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import math
 import os
 import socket
 import time
@@ -22,7 +23,7 @@ from shmstats.export.view import View
 from shmstats.instance import instance_of
 from shmstats.series import Snapshot
 from shmstats.sinks.push.encoder import Encoder, Stale
-from shmstats.sinks.push.http import Target, post
+from shmstats.sinks.push.http import post, shown
 from shmstats.snapshot.store import stats_directory
 
 log = logging.getLogger("shmstats")
@@ -120,7 +121,7 @@ class Sender:
     def __init__(self, settings: Settings) -> None:
         push = settings.push
         assert push.url is not None
-        self.target = Target(push.url, push.timeout_seconds, push.ca_file)
+        self._url = push.url
         self._settings = settings
         directory = stats_directory(settings.path.data)
         try:
@@ -166,12 +167,12 @@ class Sender:
         Raises:
             PushError: it was not accepted, or only a part of it.
         """
-        target = self.target if timeout is None else self.target._replace(timeout=min(timeout, self.target.timeout))
+        seconds = min(timeout or math.inf, self._settings.push.timeout_seconds)
         former = self._memory.labels
         if former is not None and self._is_to_end(former):
-            self._post(target, self._encoder_for(former), snapshot, at, Stale.ALL)
+            self._post(seconds, self._encoder_for(former), snapshot, at, Stale.ALL)
             self._memory.note(self._labels)
-        partial = self._post(target, self._encoder, snapshot, at, stale)
+        partial = self._post(seconds, self._encoder, snapshot, at, stale)
         self._encoder.accept()
         if stale is Stale.ALL:
             self._memory.forget()
@@ -182,14 +183,16 @@ class Sender:
         """Tell whether the last push had other labels, whose series have the same totals as the new ones."""
         return self.can_forget and former != self._labels and {"job", "instance"} <= former.keys()
 
-    def _post(self, target: Target, encoder: Encoder, snapshot: Snapshot, at: int, stale: Stale) -> PushError | None:
+    def _post(self, seconds: float, encoder: Encoder, snapshot: Snapshot, at: int, stale: Stale) -> PushError | None:
         """Send a snapshot; returns the error to raise if the server accepted only a part of it."""
         headers = {**self._read_headers(), **self._settings.push.headers}  # none of these may be shown
         try:
-            answer = post(target, encoder.encode(snapshot, at, stale), {**headers, **encoder.headers, **_AGENT})
+            body = encoder.encode(snapshot, at, stale)
+            ca_file = self._settings.push.ca_file
+            answer = post(self._url, seconds, ca_file, body, {**headers, **encoder.headers, **_AGENT})
         except OSError as error:
-            raise PushError(f"{target.shown}: {_without(str(error), headers)}") from error
-        reason = f"{target.shown} answered {answer.status}"
+            raise PushError(f"{shown(self._url)}: {_without(str(error), headers)}") from error
+        reason = f"{shown(self._url)} answered {answer.status}"
         if 200 <= answer.status < 300:
             if answer.page:
                 raise PushError(f"{reason} with {answer.page}: {self._not_an_engine()}", is_refusal=True)
