@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ._requests import Cut, status_label
+from ._routes import Scope
 from ._serving import Serving
-from .asgi import Application, Exchange, Receive, Scope, Send
+from .asgi import Application, Exchange, Receive, Send
 
 
 class MeasuredApplication:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from .. import registry as registries
 from ..block.keys import MAX_TEXT_BYTES, check_text
@@ -22,6 +22,9 @@ from ._request_metrics import RequestMetrics
 from ._serving import Serving
 
 log = logging.getLogger("shmstats")
+
+_Application = TypeVar("_Application")
+_Request = TypeVar("_Request")
 
 #: The route of a request without a known route.
 UNMATCHED = "<unmatched>"
@@ -274,7 +277,48 @@ class RequestRecorder:
         return route == OWN or self.excludes(route)
 
 
-def check_callable(what: str, value: object) -> None:
+class Middleware(Generic[_Application, _Request]):
+    """Records the requests to an application, each identified by its environment (WSGI) or scope (ASGI).
+
+    Args:
+        app: the application.
+        route: returns the route of a request, after the application has returned its response; None for the default
+            described at the head of the module.
+        labelnames: names of further labels.
+        label_values: returns their values for a request, in that order.
+        exclude: paths and routes that are not recorded; a ``*`` at the end matches anything.
+        category: of the metrics.
+        buckets: upper bounds of the latency histogram in ms; None for exponential ones.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is not allowed.
+    """
+
+    def __init__(
+        self,
+        app: _Application,
+        *,
+        route: Callable[[_Request], str] | None = None,
+        labelnames: Sequence[str] = (),
+        label_values: Callable[[_Request], Sequence[str]] | None = None,
+        exclude: Iterable[str] = (),
+        category: str = "http",
+        buckets: Sequence[float] | None = None,
+    ) -> None:
+        _check_callable("app", app)
+        if route is not None:
+            _check_callable("route", route)
+        self._app = app
+        self._route = route
+        self.requests = RequestRecorder(
+            category=category, labelnames=labelnames, label_values=label_values, exclude=exclude, buckets=buckets
+        )
+        #: Series of requests whose labels need no function calls, as in `RequestRecorder.series`.
+        self.plain_series = self.requests.series if route is None and not self.requests.no_labels else None
+
+
+def _check_callable(what: str, value: object) -> None:
     """Check an argument that will be called.
 
     Raises:
@@ -314,7 +358,7 @@ def _own_labels(labelnames: Sequence[str], label_values: Callable[[Any], Sequenc
         raise ValueError("labelnames and label_values must be given together")
     if label_values is None:
         return ()
-    check_callable("label_values", label_values)
+    _check_callable("label_values", label_values)
     names = check_label_names("labelnames", labelnames)
     taken = next((name for name in names if name in _OWN_LABELS), None)
     if taken is not None:

@@ -22,40 +22,34 @@ def flask_route(rule: Any) -> str:
     return OWN if rule.endpoint.startswith("shmstats.") else rule.rule
 
 
-def django_route(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
+class DjangoRoute:
     """A Django middleware that tells the middleware around the application the routes of requests.
 
     Put ``"shmstats.integrations.wsgi.django_route"`` first in the setting ``MIDDLEWARE``. It works for
     `shmstats.integrations.asgi.ShmStatsMiddleware` too.
     """
-    from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
-    def note(request: Any) -> None:
-        match = getattr(request, "resolver_match", None)
-        if match is not None:
-            place = getattr(request, "scope", None) or request.META
-            place[ROUTE] = f"/{match.route}"
+    sync_capable = True
+    async_capable = True
 
-    if not iscoroutinefunction(get_response):
+    def __init__(self, get_response: Callable[[Any], Any]) -> None:
+        from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
-        def middleware(request: Any) -> Any:
-            response = get_response(request)
-            note(request)
-            return response
+        self._get_response = get_response
+        if iscoroutinefunction(get_response):
+            markcoroutinefunction(self)
 
-        return middleware
+    def __call__(self, request: Any) -> Any:
+        """Return the response, or a coroutine that returns it."""
+        return self._get_response(request)
 
-    async def async_middleware(request: Any) -> Any:
-        response = await get_response(request)
-        note(request)
-        return response
-
-    markcoroutinefunction(async_middleware)
-    return async_middleware
+    def process_view(self, request: Any, view: Any, args: Any, kwargs: Any) -> None:
+        """Set the route of a request, which Django has resolved."""
+        place = getattr(request, "scope", None) or request.META
+        place[ROUTE] = f"/{request.resolver_match.route}"
 
 
-django_route.sync_capable = True  # type: ignore[attr-defined]
-django_route.async_capable = True  # type: ignore[attr-defined]
+django_route = DjangoRoute
 
 
 class FalconRoute:

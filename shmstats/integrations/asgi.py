@@ -12,13 +12,11 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from time import perf_counter
 from typing import Any
 
-from ._middleware import Middleware
-from ._requests import CLIENT_LEFT, RECORDED, UNKNOWN, UNMATCHED, Cut, declared_size
-from ._routes import FalconRoute, quart_route, route_in
+from ._requests import CLIENT_LEFT, RECORDED, UNKNOWN, UNMATCHED, Cut, Middleware, declared_size
+from ._routes import FalconRoute, Scope, quart_route, route_in
 
 __all__ = ["FalconRoute", "ShmStatsMiddleware", "quart_route"]
 
-Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -30,8 +28,8 @@ _SERVER_ERROR = 500
 #: The method shown for a websocket among the requests being served.
 _WEBSOCKET = "WEBSOCKET"
 
-#: The status of the answer to a websocket that was not accepted, and to one that was.
-_FORBIDDEN, _SWITCHING_PROTOCOLS = 403, 101
+#: The status of the answer to a websocket that was accepted (101), and to one that was not, by the message.
+_ANSWERS: dict[Any, int] = {"websocket.accept": 101, "websocket.close": 403}
 
 
 class ShmStatsMiddleware(Middleware[Application, Scope]):
@@ -225,12 +223,7 @@ class _Websocket(_Call):
         """The application's ``send``."""
         if self._status is None:
             kind = message.get("type")
-            if kind == "websocket.accept":
-                self._status = _SWITCHING_PROTOCOLS
-            elif kind == "websocket.close":
-                self._status = _FORBIDDEN
-            elif kind == "websocket.http.response.start":
-                self._status = message.get("status")
+            self._status = message.get("status") if kind == "websocket.http.response.start" else _ANSWERS.get(kind)
         return self._send(message)
 
     def end(self) -> None:

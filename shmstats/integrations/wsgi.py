@@ -12,8 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..core import CORE
-from ._middleware import Middleware
-from ._requests import CLIENT_LEFT, ROUTE, SERVER_ERROR, UNKNOWN, UNMATCHED, Cut, declared_size
+from ._requests import CLIENT_LEFT, ROUTE, SERVER_ERROR, UNKNOWN, UNMATCHED, Cut, Middleware, declared_size
 from ._routes import FalconRoute, django_route, flask_route, pyramid_route
 from ._serving import text_of
 

@@ -36,16 +36,13 @@ OF_ONE_PROCESS: tuple[Any, ...] = (
 #: The oldest version that works.
 _OLDEST = "0.20"
 
+#: The classes of metrics.
+_TYPES = ("Counter", "Gauge", "Histogram", "Summary", "Info", "Enum")
+
 #: What is replaced, called or read, by its owner.
 _NAMES = {
     "metrics": ("_use_created", "_validate_exemplar", "floatToGoString"),
     "metrics.MetricWrapperBase": ("collect", "labels", "remove", "clear", "_is_parent", "_raise_if_not_observable"),
-    "metrics.Counter": ("_metric_init", "_child_samples"),
-    "metrics.Gauge": ("_metric_init",),
-    "metrics.Histogram": ("_metric_init",),
-    "metrics.Summary": ("_metric_init",),
-    "metrics.Info": ("_metric_init",),
-    "metrics.Enum": ("_metric_init",),
     "registry.CollectorRegistry": ("collect",),
     "registry.RestrictedRegistry": ("collect",),
     "multiprocess.MultiProcessCollector": ("collect",),
@@ -97,7 +94,8 @@ def check() -> None:
 
 
 def _missing() -> Iterator[str]:
-    for owner, names in _NAMES.items():
+    of_each_type = {f"metrics.{name}": ("_metric_init", "_child_samples") for name in _TYPES}
+    for owner, names in (_NAMES | of_each_type).items():
         yield from _lacking(owner, _at(owner), names)
     for path, parameters in _PARAMETERS.items():
         function = _at(path)

@@ -77,12 +77,10 @@ class MetricStore:
     Attributes:
         registry: likewise.
         functions: of gauges.
-        registrar: binds handles at once in common cases.
     """
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
-        self.registrar = registry._registrar
         self._user: tuple[SharedProvider, int] | None = None
         self._families: dict[FamilyKey, ClientFamily] = {}
         self._owners = Owners()

@@ -42,7 +42,7 @@ class FamilyRecorder:
         self.family = family
         self.metric = family.metric
         self.begins_at_0 = family.mode in (Mode.ALL, Mode.LIVEALL)
-        self._registrar = store.registrar
+        self._registrar = store.registry._registrar
 
     def register(self, series: Series) -> bool:
         """Create a series; returns whether it is counted in the overflow set, as there are too many label sets."""
@@ -174,7 +174,7 @@ class DistributionValue(KeptSeries, Histogram):
 
         Args:
             total: their sum.
-            buckets: their number in each bucket.
+            buckets: their number in each bucket; at least one.
         """
         shared = self.store.shared
         if shared is not None:
@@ -247,11 +247,8 @@ def _least_maximum(total: float, buckets: Sequence[int], bounds: Sequence[float]
     That is the bound of the highest non-empty bucket; above the last bound nothing more is known.
     The largest observation is also not smaller than the mean, which is all that is known of a summary.
     """
-    count = sum(buckets)
-    if not count:
-        return 0.0
     highest = max(i for i, held in enumerate(buckets) if held)
-    bound, mean = bounds[min(highest, len(bounds) - 1)], total / count
+    bound, mean = bounds[min(highest, len(bounds) - 1)], total / sum(buckets)
     return max(bound, mean) if math.isfinite(mean) else bound
 
 
