@@ -45,7 +45,7 @@ class Configured(HandleKeeper):
         self._statsd: GuardedProvider | None = None
         self._leave_when_dropped = weakref.finalize(self, _nothing)
         self._exiting = False
-        lifecycle.tell_of_exit(lifecycle.Stage.REGISTRIES, self)
+        lifecycle.take_part(lifecycle.Stage.REGISTRIES, self)
 
     def init(self, config: str | os.PathLike[str] | Mapping[str, Any] | None = None) -> None:
         """Configure the registry and attach the block.

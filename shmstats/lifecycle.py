@@ -14,7 +14,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Protocol, TypeVar
+from typing import Any, Protocol
 
 from .native import RLock
 
@@ -33,41 +33,24 @@ class Stage(enum.IntEnum):
 
 
 class ForkAware(Protocol):
-    """A part that must know when it is in the child of a fork."""
+    """A part that must know of forks, and of the exit.
+
+    It may also have ``pause() -> bool`` and ``go_on()``: a background thread pauses before a fork, for which it has a
+    short while, and continues in the parent if `pause` has returned true. And ``leave()``, to leave at exit.
+    """
 
     def forget(self) -> None:
-        """Drop what was inherited."""
+        """Drop what the child of a fork has inherited."""
 
 
-class PausedPart(ForkAware, Protocol):
-    """A part that pauses while the process forks."""
-
-    def pause(self) -> bool:
-        """Pause, after a short while at the latest; returns whether `go_on` must be called afterwards."""
-
-    def go_on(self) -> None:
-        """Continue in the parent, after the fork."""
-
-
-class LeavingPart(ForkAware, Protocol):
-    """A part that must know when the process exits."""
-
-    def leave(self) -> None:
-        """Leave in an orderly way."""
-
-
-_Part = TypeVar("_Part")
-
-#: The stage of each part, as long as it exists: of those told of forks, paused for forks, and told of the exit.
+#: The stage of each part, as long as it exists.
 _parts: dict[weakref.ref[ForkAware], Stage] = {}
-_pausing: dict[weakref.ref[PausedPart], Stage] = {}
-_leaving: dict[weakref.ref[LeavingPart], Stage] = {}
 
 #: Called before a fork, while no part is paused.
 _preparations: list[Callable[[], None]] = []
 
 #: The parts paused for a fork. A signal handler may fork in the middle of a fork, and then adds its own list.
-_paused: list[list[PausedPart]] = []
+_paused: list[list[Any]] = []
 
 #: Held from before a fork until after it, so that threads fork one after the other.
 _forking = RLock()
@@ -78,15 +61,9 @@ known_pid = os.getpid()
 _exit_arranged = False
 
 
-def tell_of_forks(stage: Stage, part: ForkAware) -> None:
-    """Call a part's `forget` in the child of every fork, as long as the part exists."""
+def take_part(stage: Stage, part: ForkAware) -> None:
+    """Tell a part of every fork and of the exit, as long as it exists; at exit later stages leave first."""
     _parts[weakref.ref(part, _parts.pop)] = stage
-
-
-def pause_for_forks(part: PausedPart) -> None:
-    """Pause a background thread during every fork, and call its `forget` in the child, as long as it exists."""
-    _pausing[weakref.ref(part, _pausing.pop)] = Stage.AGENTS
-    tell_of_forks(Stage.AGENTS, part)
 
 
 def prepare_forks(prepare: Callable[[], None]) -> None:
@@ -94,16 +71,10 @@ def prepare_forks(prepare: Callable[[], None]) -> None:
     _preparations.append(prepare)
 
 
-def tell_of_exit(stage: Stage, part: LeavingPart) -> None:
-    """Call a part's `leave` at exit, and `forget` after forks, as long as it exists; later stages leave first."""
-    tell_of_forks(stage, part)
-    _leaving[weakref.ref(part, _leaving.pop)] = stage
-
-
-def _in_order(parts: dict[weakref.ref[_Part], Stage]) -> list[_Part]:
-    """Return the parts that exist, in the order of their stages."""
-    known = parts.copy()  # a part that goes meanwhile removes itself
-    return [part for each in sorted(known, key=known.__getitem__) if (part := each()) is not None]
+def _told(what: str = "forget") -> list[Any]:
+    """Return the parts that exist and have a method, in the order of their stages."""
+    known = _parts.copy()  # a part that goes meanwhile removes itself
+    return [part for each in sorted(known, key=known.__getitem__) if hasattr(part := each(), what)]
 
 
 def arrange_exit() -> None:
@@ -169,7 +140,7 @@ def before() -> None:
     for prepare in _preparations:
         prepare()
     _forking.acquire()
-    _paused.append([part for part in _in_order(_pausing) if part.pause()])
+    _paused.append([part for part in _told("pause") if part.pause()])
 
 
 def after_in_parent() -> None:
@@ -189,7 +160,7 @@ def after_in_child() -> None:
     _exit_arranged = False
     _forking = RLock()
     _paused.clear()
-    for part in _in_order(_parts):
+    for part in _told():
         part.forget()
 
 
@@ -198,7 +169,7 @@ def leave_all() -> None:
     """Call `leave` of every part."""
     notice_fork()
     raised: BaseException | None = None
-    for part in reversed(_in_order(_leaving)):
+    for part in reversed(_told("leave")):
         try:
             part.leave()
         except BaseException as error:  # a signal handler's, perhaps: it must not keep what is counted from being saved

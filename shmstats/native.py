@@ -108,7 +108,7 @@ class Thread:
 
     def join(self, seconds: float) -> bool:
         """Wait some time for the thread to end; returns whether it has. The thread does not wait for itself."""
-        if self.is_current:
+        if self._ident == original("_thread", "get_ident")():
             return False
         if self._thread is not None:
             self._thread.join(max(seconds, 0.0))
@@ -120,11 +120,6 @@ class Thread:
     def lives(self) -> bool:
         """Whether the thread is still running; it must have been started."""
         return bool(self._over.locked())
-
-    @property
-    def is_current(self) -> bool:
-        """Whether it is the calling thread."""
-        return bool(self._ident == original("_thread", "get_ident")())
 
     def _run(self) -> None:
         self._ident = original("_thread", "get_ident")()

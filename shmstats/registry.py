@@ -455,11 +455,11 @@ class Registry(States):
         """
         category, metric, pairs = check_choice(category, metric, labels)
         shared = self.shared
-        removed = 0 if shared is None else shared.remove(category, metric, pairs)
+        removed = None if shared is None else shared.remove(category, metric, pairs)
         if pairs is None:
             self._drop(category, metric)
         self._drop_sets()
-        return removed
+        return removed or 0
 
     def reset(self, category: str, metric: str | None = None, *, labels: Mapping[str, object] | None = None) -> int:
         """Set a category, a metric with all its label sets, or one label set to 0, for all workers.
@@ -479,7 +479,7 @@ class Registry(States):
         """
         category, metric, pairs = check_choice(category, metric, labels)
         shared = self.shared
-        return 0 if shared is None else shared.reset(category, metric, pairs)
+        return (None if shared is None else shared.reset(category, metric, pairs)) or 0
 
     def register(self, provider: Provider) -> None:
         """Send every operation to a further provider from now on.

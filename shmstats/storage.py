@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Generator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,8 +27,6 @@ _REST = 30
 
 #: Greatest depth of directories: each level is an open descriptor.
 _MAX_DEPTH = 64
-
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Storage(NamedTuple):
@@ -149,35 +147,27 @@ def measured(directory: Path, store: int, complete: bool, age: float) -> Storage
     )
 
 
-def _sizes(directory: Path) -> Generator[int, None, None]:
+def _sizes(directory: Path) -> Iterator[int]:
     """Give the size of each entry below a directory: 0 for all but regular files."""
-    opened: list[tuple[int, os._ScandirIterator[str]]] = []
-
-    def enter(name: str | Path, parent: int | None) -> None:
-        with suppress(OSError):
-            descriptor = os.open(name, _DIRECTORY | (0 if parent is None else os.O_NOFOLLOW), dir_fd=parent)
-            opened.append((descriptor, os.scandir(descriptor)))
-
-    enter(directory, None)
+    opened: list[os._ScandirIterator[str]] = []
     try:
+        with suppress(OSError):
+            opened.append(os.scandir(directory))
         while opened:
-            descriptor, entries = opened[-1]
             entry = None
             with suppress(OSError):
-                entry = next(entries, None)
+                entry = next(opened[-1], None)
             if entry is None:
-                entries.close()
-                os.close(descriptor)
-                opened.pop()
+                opened.pop().close()
                 continue
             try:
                 found = entry.stat(follow_symlinks=False)
             except OSError:
                 continue
             if stat.S_ISDIR(found.st_mode) and len(opened) < _MAX_DEPTH:
-                enter(entry.name, descriptor)
+                with suppress(OSError):
+                    opened.append(os.scandir(entry.path))
             yield found.st_size if stat.S_ISREG(found.st_mode) else 0
     finally:
-        for descriptor, entries in opened:
+        for entries in opened:
             entries.close()
-            os.close(descriptor)

@@ -46,6 +46,7 @@ class _Run:
     Attributes:
         told: a descriptor that is readable when the thread must end; -1 as long as there is none.
         thread: the thread.
+        is_ending: whether the thread must end; that may be taken back.
     """
 
     def __init__(self) -> None:
@@ -55,7 +56,7 @@ class _Run:
         self._lock = native.RLock()  # a signal handler may fork, even in the middle of a fork
         self._bell: Any = native.make_lock()  # wakes the thread as long as there is no descriptor
         self._bell.acquire()
-        self._ending = False
+        self.is_ending = False
         self._over = False
         self.open()
 
@@ -68,14 +69,14 @@ class _Run:
                 self._pipe = os.fstat(self.told)
                 os.set_blocking(self.told, False)
                 os.set_blocking(self._tell, False)
-                if self._ending:
+                if self.is_ending:
                     os.write(self._tell, b"x")
 
     def end(self) -> None:
         """Tell the thread to end."""
         with self._lock:
-            if not self._over and not self._ending:
-                self._ending = True
+            if not self._over and not self.is_ending:
+                self.is_ending = True
                 self._bell.release()
                 if self._has_pipe:
                     # Written to, not only closed, because another process may have inherited this end.
@@ -84,8 +85,8 @@ class _Run:
     def go_on(self) -> bool:
         """Tell the thread not to end; returns False if it is too late."""
         with self._lock:
-            if self._ending and not self._over:
-                self._ending = False
+            if self.is_ending and not self._over:
+                self.is_ending = False
                 self._bell.acquire(blocking=False)
                 if self._has_pipe:
                     os.read(self.told, 1)
@@ -94,14 +95,9 @@ class _Run:
     def ends(self) -> bool:
         """Tell the thread whether it must end; if so, that is final."""
         with self._lock:
-            if self._ending:
+            if self.is_ending:
                 self._close()
             return self._over
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether the thread must end; that may be taken back."""
-        return self._ending
 
     def wait(self, seconds: float, listener: Listener | None) -> bool:
         """Make the thread wait; returns whether the listener has something to do."""
@@ -158,7 +154,7 @@ class Agent:
         self._due = [0.0] * len(self._tasks)
         self._lock = native.RLock()  # a signal handler may stop what this very thread starts
         self._stopped = False
-        lifecycle.pause_for_forks(self)
+        lifecycle.take_part(lifecycle.Stage.AGENTS, self)
 
     def start(self) -> bool:
         """Start the thread, unless it is running; returns False if no thread can be started now.
@@ -241,7 +237,7 @@ class Agent:
         if run is None:
             return False
         run.end()
-        if run.thread is not None and not run.thread.is_current:
+        if run.thread is not None:
             run.thread.join(seconds)
         return True
 

@@ -81,7 +81,7 @@ class Attachment:
         self._direct = True
         self._no_thread_until = 0.0
         self._answers: dict[str, Callable[[], Any]] = {"stacks": _stacks, "memory": _memory}
-        lifecycle.tell_of_exit(lifecycle.Stage.BLOCKS, self)
+        lifecycle.take_part(lifecycle.Stage.BLOCKS, self)
 
     @property
     def direct(self) -> bool:

@@ -62,26 +62,17 @@ class Changes(Attachment):
     def _give_way(self, block: AttachedBlock, category: str, metric: str, rivals: list[str]) -> Change | None:
         return give_way(block, category, metric, self._declared[category, metric], rivals)
 
-    def remove(self, category: str, metric: str | None, labels: Labels | None = None) -> int:
-        """Remove series; returns their number, 0 if it is done later. The metric's declaration stays.
+    @deferred
+    @question(0)
+    def remove(self, block: AttachedBlock, category: str, metric: str | None, labels: Labels | None = None) -> int:
+        """Remove series; returns their number, or None if it is done later. The metric's declaration stays.
 
         Args:
+            block: the attached one.
             category: of the series.
             metric: of the category; None for all.
             labels: of one series; None for all of the metric.
         """
-        return self._remove(category, metric, labels) or 0
-
-    def reset(self, category: str, metric: str | None, labels: Labels | None = None) -> int:
-        """Set series to 0, chosen as in `remove`; returns their number.
-
-        Timestamps and infos have no 0: they are removed. Exemplars of the series are removed, too.
-        """
-        return self._reset(category, metric, labels) or 0
-
-    @deferred
-    @question(0)
-    def _remove(self, block: AttachedBlock, category: str, metric: str | None, labels: Labels | None) -> int:
         with block.exclusive():
             numbers = _matching(block, category, metric, labels)
             block.remove(numbers)
@@ -89,7 +80,11 @@ class Changes(Attachment):
 
     @deferred
     @question(0)
-    def _reset(self, block: AttachedBlock, category: str, metric: str | None, labels: Labels | None) -> int:
+    def reset(self, block: AttachedBlock, category: str, metric: str | None, labels: Labels | None = None) -> int:
+        """Set series to 0, chosen as in `remove`; returns their number, or None if it is done later.
+
+        Timestamps and infos have no 0: they are removed. Exemplars of the series are removed, too.
+        """
         with block.exclusive():
             records = list(map(block.names.record, _matching(block, category, metric, labels)))
             gone = [record for record in records if record.kind is Kind.TIMESTAMP or _is_info(block, record)]

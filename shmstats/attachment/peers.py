@@ -126,7 +126,7 @@ class Listener:
             self._socket.listen(_BACKLOG)
             os.rename(made, path)
             undo.pop_all()
-        lifecycle.tell_of_forks(lifecycle.Stage.SOCKETS, self)
+        lifecycle.take_part(lifecycle.Stage.SOCKETS, self)
 
     def descriptors(self) -> Iterator[tuple[int, int]]:
         """Give the descriptors to wait for; when one is ready, call `serve`."""

@@ -343,7 +343,7 @@ class _Guards:
 
 #: The one guard of this process is its ``current``.
 guards = _Guards()
-lifecycle.tell_of_forks(lifecycle.Stage.LOCKS, guards)
+lifecycle.take_part(lifecycle.Stage.LOCKS, guards)
 
 
 def deferred(

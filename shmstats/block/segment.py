@@ -157,7 +157,7 @@ class _Segments(dict[tuple[int, int], Segment]):
 
 
 _segments = _Segments()
-lifecycle.tell_of_forks(lifecycle.Stage.LOCKS, _segments)
+lifecycle.take_part(lifecycle.Stage.LOCKS, _segments)
 
 
 def attach_segment(identity: Identity, to_read: bool = False) -> Segment | None:

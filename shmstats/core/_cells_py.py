@@ -196,7 +196,7 @@ class Cells:
         self._open = True
         self._inherited = False
         self._direct = True
-        lifecycle.tell_of_forks(lifecycle.Stage.CELLS, self)
+        lifecycle.take_part(lifecycle.Stage.CELLS, self)
 
     @property
     def generation(self) -> int:

@@ -70,7 +70,7 @@ class GuardedProvider:
         self._logged = False
         self.cut_off = False
         self._cutting = _thread.allocate_lock()
-        lifecycle.tell_of_forks(lifecycle.Stage.PROVIDERS, self)
+        lifecycle.take_part(lifecycle.Stage.PROVIDERS, self)
 
     def deliver(self, method: str, *arguments: object) -> None:
         """Call one of the methods of `shmstats.sinks.Provider`."""

@@ -220,7 +220,7 @@ class Thread:
     living: set[Thread] = set()  # noqa: RUF012 - of all of them
 
     def __init__(self, work: Callable[[], object], name: str) -> None:
-        self._work, self.is_current = work, False
+        self._work = work
         self.name = name
 
     def start(self) -> None:

@@ -34,7 +34,7 @@ class StatsdProvider:
         self._settings = settings
         self._failures = SendFailures(self.name, report)
         self._sender = StatsdSender(settings, self._failures)
-        lifecycle.tell_of_forks(lifecycle.Stage.SENDERS, self)
+        lifecycle.take_part(lifecycle.Stage.SENDERS, self)
 
     def incr(self, category: str, metric: str, n: int) -> None:
         """Add n to a counter."""
