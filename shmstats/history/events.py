@@ -30,7 +30,7 @@ class Events:
     """Compares each state with the previous one."""
 
     def __init__(self) -> None:
-        self._live: dict[tuple[int, int], int] | None = None  # (pid, claim) → pid
+        self._live: set[tuple[int, int]] | None = None  # pid and claim of each worker
         self._counts: dict[str, int] = {}
         self._ended: list[int] = []
         self._killed: set[tuple[int, int]] = set()
@@ -48,12 +48,12 @@ class Events:
             ring: with the events that are already known.
         """
         counts = self._counted_now(snapshot)
-        live = {(worker.pid, worker.claim): worker.pid for worker in workers}
+        live = {(worker.pid, worker.claim) for worker in workers}
         if self._live is None:
             yield from _started(reader, now, ring)
         else:
-            dead = {(worker.pid, worker.claim) for worker in reader.workers} - live.keys()
-            gone = (self._live.keys() - live.keys()) | (dead - self._killed)
+            dead = {(worker.pid, worker.claim) for worker in reader.workers} - live
+            gone = (self._live - live) | (dead - self._killed)
             if any(key in counts for key in _REASONS):
                 yield from self._counted(counts, sorted(pid for pid, _ in gone), now)
             else:

@@ -5,7 +5,7 @@ import io
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shmstats.export import FORMATS, View, to_document
@@ -228,7 +228,7 @@ TEXTS = st.text(st.characters(codec="ascii", exclude_characters="\x7f"))
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner), max_leaves=20))
 def test_lines_of_json_equal_those_of_python_with_an_indent(document: object) -> None:
     assert json_lines(document) == json.dumps(document, indent=2, ensure_ascii=False)
