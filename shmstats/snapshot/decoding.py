@@ -89,22 +89,11 @@ class _Listing:
 
     def __init__(self, version: int, content: bytes, place: slice) -> None:
         self._version, self._content, self._place = version, content, place
-        self._rows: tuple[Sequence[_Row], Declared] | None = None
 
-    @property
-    def rows(self) -> Sequence[_Row]:
-        """The series, read at the first use."""
-        return self._read()[0]
-
-    @property
-    def declared(self) -> Declared:
-        """The declarations of their metrics, read at the first use."""
-        return self._read()[1]
-
-    def _read(self) -> tuple[Sequence[_Row], Declared]:
-        if self._rows is None:
-            self._rows = _ROWS[self._version](json.loads(self._content[self._place]))
-        return self._rows
+    @lazy_property
+    def read(self) -> tuple[Sequence[_Row], Declared]:
+        """The series and the declarations of their metrics, read at the first use."""
+        return _ROWS[self._version](json.loads(self._content[self._place]))
 
     def pack(self) -> tuple[Packing, Mapping[int, _Row]] | None:
         """Pack the simple series.
@@ -213,7 +202,11 @@ class Saved:
     """
 
     def __init__(self, listing: _Listing) -> None:
-        packing, odd = listing.pack() or (Packing(listing.declared), dict(enumerate(listing.rows)))
+        packed = listing.pack()
+        if packed is None:
+            rows, declared = listing.read
+            packed = Packing(declared), dict(enumerate(rows))
+        packing, odd = packed
         allowed, self.left_out = _check(odd)
         if allowed:
             packing.add_checked(list(allowed.values()))
@@ -223,7 +216,7 @@ class Saved:
     @lazy_property
     def snapshot(self) -> Snapshot:
         """The allowed series, made at the first use."""
-        rows = [row for position, row in enumerate(self._listing.rows) if position not in self._gone]
+        rows = [row for position, row in enumerate(self._listing.read[0]) if position not in self._gone]
         names = [_name(row) for row in rows]
         return Snapshot(names, [_value(row, name.bounds) for row, name in zip(rows, names, strict=True)])
 
