@@ -120,11 +120,15 @@ Cells_at(Cells *self, Py_ssize_t row, Py_ssize_t column, Py_ssize_t width)
 static int64_t
 total_of(const Cells *cells, const Cell *cell)
 {
-    Py_ssize_t column = ((const char *)cell - (const char *)cells->first) % cells->row_bytes / (Py_ssize_t)sizeof(Cell);
+    const char *base = cells->buffer.buf;
+    Py_ssize_t place = ((const char *)cell - (const char *)cells->first) % cells->row_bytes;
+    Py_ssize_t page = (place + LOCK_CELLS * (Py_ssize_t)sizeof(Cell)) / PAGE_BYTES;
     __int128 total = 0;
-    for (Py_ssize_t row = 0; row < cells->rows; row++)
-        if (is_backed(cells, row, column, LOCK_CELLS + 1))
-            total += load_value(cell_at(cells, row, column), 0);
+    for (Py_ssize_t row = 0; row < cells->rows; row++) {
+        const unsigned char *reserved = (const unsigned char *)base + cells->pages + row * cells->bitmap_bytes;
+        if (reserved[page / 8] >> (page % 8) & 1)
+            total += load_value((const Cell *)((const char *)cells->first + row * cells->row_bytes + place), 0);
+    }
     return total > INT64_MAX ? INT64_MAX : total < INT64_MIN ? INT64_MIN : (int64_t)total;
 }
 
