@@ -110,7 +110,7 @@ def find_usable(segment: Segment, capacity: int, max_workers: int) -> tuple[Layo
 
     Raises:
         BlockError: it must not be used.
-        DamagedBlockError: no process uses it, and its contents are invalid.
+        DamagedBlockError: its header cannot be; or no process uses it, and its contents cannot be.
     """
     header = read_header(segment.buf)
     if header["magic"] == 0:
@@ -170,8 +170,14 @@ def nobody_attaches(identity: Identity) -> Iterator[bool]:
 
 
 def set_aside(segment: Segment, damage: DamagedBlockError) -> None:
-    """Rename a damaged block that no process uses. The table lock is held."""
-    tell(f"{damage}; it was set aside as {segment.set_aside('damaged')}for inspection, and a new one is made")
+    """Rename a damaged block, so that a new one can be made. The table lock is held.
+
+    Raises:
+        BlockError: processes use it.
+    """
+    if segment.locks.slots_held() or segment.locks.slots:
+        raise BlockError(f"{damage}; live processes use it: stop them first, they save what they counted") from damage
+    tell(f"{damage}; it was set aside as {segment.set_aside('damaged')} for inspection, and a new one is made")
 
 
 def _retire_other_layout(segment: Segment, version: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..layout import PAGE
-from .errors import BlockError
+from .errors import DamagedBlockError
 from .layout import HEADER, MESSAGE_BYTES
 
 _HEADER = HEADER.struct
@@ -131,10 +131,10 @@ def read_header(buf: memoryview) -> dict[str, int]:
     """Return the numbers in a block's header by name.
 
     Raises:
-        BlockError: it is too short for a header.
+        DamagedBlockError: it is too short for a header.
     """
     if len(buf) < PAGE:
-        raise BlockError(f"the block is {len(buf)} bytes long; its header alone is {PAGE}")
+        raise DamagedBlockError(f"the block is {len(buf)} bytes long; its header alone is {PAGE}")
     return dict(zip(_FIELDS, _HEADER.unpack_from(buf, 0), strict=True))
 
 

@@ -28,10 +28,11 @@ def check_layout(name: str, header: dict[str, int], size: int) -> Layout:
     """Check that a block has this version's layout, and return its layout.
 
     Raises:
-        BlockError: with both sides of a difference.
+        BlockError: it has another version's layout.
+        DamagedBlockError: its header cannot be, or does not fit its size.
     """
     if header["magic"] != MAGIC:
-        raise BlockError(
+        raise DamagedBlockError(
             f"block {name} does not begin with the header of a shmstats block: it is damaged, or it"
             f" belongs to another program"
         )
@@ -42,7 +43,7 @@ def check_layout(name: str, header: dict[str, int], size: int) -> Layout:
         )
     layout = Layout(header["capacity"], header["max_workers"])
     if not (layout.capacity and layout.max_workers and layout.size == size):
-        raise BlockError(
+        raise DamagedBlockError(
             f"block {name} is {size} bytes long, but by its header (capacity {layout.capacity},"
             f" max_workers {layout.max_workers}) it has {layout.size}; it is damaged"
         )
@@ -53,15 +54,10 @@ def check_unfinished(segment: Segment, header: dict[str, int]) -> None:
     """Check that the maker of a block without a magic was killed before anything was counted in it.
 
     Raises:
-        BlockError: its beginning was zeroed, and processes use it.
         DamagedBlockError: its beginning was zeroed.
     """
-    if not header["finished"] and (header["layout_version"] or segment.is_blank(PAGE)):
-        return
-    told = f"block {segment.name} is damaged: its beginning was zeroed"
-    if segment.locks.slots_held() or segment.locks.slots:
-        raise BlockError(f"{told}, and processes use it: stop them first, they save what they counted")
-    raise DamagedBlockError(told)
+    if header["finished"] or not (header["layout_version"] or segment.is_blank(PAGE)):
+        raise DamagedBlockError(f"block {segment.name} is damaged: its beginning was zeroed")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -240,15 +241,42 @@ def test_a_link_in_place_of_the_block_is_not_followed(shmstats: ModuleType, refu
     ],
     ids=str,
 )
-def test_a_header_of_another_layout_is_refused_and_both_values_are_named(
-    shmstats: ModuleType, refused: Path, data: Path, values: dict[str, int], message: str
+def test_a_dead_block_whose_header_cannot_be_is_set_aside_and_logged(
+    shmstats: ModuleType,
+    refused: Path,
+    data: Path,
+    caplog: pytest.LogCaptureFixture,
+    values: dict[str, int],
+    message: str,
 ) -> None:
     write_header(shmstats, data, **values)
     before = refused.read_bytes()
-    with pytest.raises(shmstats.BlockError, match=message):
+    shmstats.init()
+    shmstats.stats.incr("c", "m")
+    assert shmstats.stats.get("c", "m") == 1
+    aside = Path(f"{refused}.damaged")
+    assert aside.read_bytes() == before
+    (told,) = [record.getMessage() for record in caplog.records if "set aside" in record.getMessage()]
+    assert re.search(message, told)
+    assert f"set aside as {aside} for inspection" in told
+
+
+def test_a_header_that_cannot_be_is_refused_while_processes_use_the_block(
+    shmstats: ModuleType, python: Any, data: Path
+) -> None:
+    child = python.start(COUNT_AND_WAIT)
+    child.hear()
+    offset, size = field(shmstats, "capacity")
+    with segment_file(data).open("rb") as file:
+        file.seek(offset)
+        capacity = int.from_bytes(file.read(size), "little")
+    write_header(shmstats, data, capacity=512)
+    with pytest.raises(shmstats.BlockError, match="it is damaged; live processes use it: stop them first"):
         shmstats.init()
     shmstats.stats.incr("c", "m")
-    assert refused.read_bytes() == before
+    write_header(shmstats, data, capacity=capacity)
+    child.tell()
+    child.finish()
 
 
 @pytest.mark.parametrize("version", [0, 3, 99])
@@ -281,12 +309,14 @@ def test_a_live_block_of_another_layout_is_refused(
 
 
 @pytest.mark.parametrize("size", [1, 4095, 4096, 20000])
-def test_a_truncated_block_is_refused(shmstats: ModuleType, refused: Path, data: Path, size: int) -> None:
+def test_a_truncated_block_is_refused_to_readers_and_set_aside_by_a_process_that_counts(
+    shmstats: ModuleType, refused: Path, data: Path, size: int
+) -> None:
     os.truncate(refused, size)
-    with pytest.raises(shmstats.BlockError, match=rf"is {size} bytes long"):
-        shmstats.init()
     with pytest.raises(shmstats.BlockError, match=rf"is {size} bytes long"), shmstats.reading.reader.read_only(data):
         pass
+    shmstats.init()
+    assert Path(f"{refused}.damaged").stat().st_size == size
 
 
 def other_core(core: str) -> str:
