@@ -1,7 +1,7 @@
 """Created files are private, links are not followed, secrets stay secret, and requests have limits.
 
-That another user's or a forwarded request is refused, that no path leaves the data directory, and what the
-headers of answers say, is shown where access, files and the endpoints are tested.
+The tests of access, files and endpoints show that requests of other users and forwarded ones are refused, that no path
+leaves the data directory, and the headers of answers.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def verdicts(found: Values, notes: Notes, place: int) -> Iterator[Verdict]:
 
 
 def check_structure(directory: Path) -> int:
-    """Check everything that must hold of the names and workers of a block, while nobody changes it.
+    """Check everything that must hold of the names and workers of a block that no process changes.
 
     Returns:
         The number of names.

@@ -1,7 +1,7 @@
-"""Children of every kind, by the hundred: pools whose processes do one task each, and processes that end badly.
+"""Hundreds of children: pools whose processes do one task each, and processes that end abnormally.
 
-Ways to start and to end one child are shown in ``tests/test_processes.py`` (a fork in a thread and in a signal
-handler, ``os._exit``, ``posix_spawn``, daemons, pools); storms fork too (``test_kill_of_all.py``).
+``tests/test_processes.py`` has the ways to start and to end one child (a fork in a thread and in a signal handler,
+``os._exit``, ``posix_spawn``, daemons, pools); storms fork too (``test_kill_of_all.py``).
 """
 
 from __future__ import annotations

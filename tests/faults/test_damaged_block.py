@@ -1,8 +1,8 @@
 """A damaged block: a clear error, or a fresh start that keeps the damaged one; never a crash, never a hang.
 
-A header of another version or size, a truncated block, another user's, and a link in its place are in
-``tests/block/test_block.py``. Here every section gets random bytes, while nobody uses the block, and a process
-then does everything with it, in a build with sanitizers too.
+``tests/block/test_block.py`` has headers of other versions or sizes, truncated blocks, other owners, and links. Here
+every section gets random bytes while no process uses the block, and a process then calls everything with it, also in a
+build with sanitizers.
 """
 
 from __future__ import annotations

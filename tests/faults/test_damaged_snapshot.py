@@ -1,8 +1,8 @@
 """A snapshot with any damage, and a data directory that is removed.
 
-That each kind of damage is set aside and the snapshot before it used, and what a full disk and a read-only
-directory do, is shown in ``tests/attachment/test_saver.py``; storms damage too (``test_kill_of_all.py``). Here
-the reader gets any bytes at all, and contents that are whole but make no sense.
+``tests/attachment/test_saver.py`` tests that damaged snapshots are set aside, and full disks and read-only directories;
+storms damage snapshots too (``test_kill_of_all.py``). Here the reader gets arbitrary bytes, and valid files with
+meaningless contents.
 """
 
 from __future__ import annotations

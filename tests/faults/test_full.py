@@ -1,8 +1,8 @@
-"""Behaviour when shared memory, cells, the heap for names or rows are used up.
+"""Full shared memory, and blocks without free cells, names or rows.
 
-The effect of each on one process is tested in ``tests/test_registry.py``, ``tests/block/test_names.py`` and
-``tests/block/test_segment.py``, and more processes than rows in ``tests/block/test_workers.py``. Tested here: all of
-them together, and what ``/stats`` reports.
+``tests/test_registry.py``, ``tests/block/test_names.py`` and ``tests/block/test_segment.py`` test the effect of each on
+one process, and ``tests/block/test_workers.py`` more processes than rows. Here all of them come together, with the
+report of ``/stats``.
 """
 
 from __future__ import annotations

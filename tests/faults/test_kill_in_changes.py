@@ -1,8 +1,8 @@
-"""SIGKILL while a block is made, attached, adopted, left and unlinked, and while names and snapshots change.
+"""SIGKILL while a block is created, attached, adopted, left and unlinked, and while names and snapshots change.
 
 A worker is killed before a random line of the operation; the storm does it before every line. The next process must
-find a valid structure, no name twice and all that was counted, and be able to continue. See also
-``tests/block/test_names.py`` (the table of names) and ``tests/attachment/test_saver.py`` (kills while saving).
+find a valid structure, no name twice and all counts, and be able to continue. See also ``tests/block/test_names.py``
+(the table of names) and ``tests/attachment/test_saver.py`` (kills while saving).
 """
 
 from __future__ import annotations

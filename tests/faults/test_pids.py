@@ -1,8 +1,8 @@
-"""Pids that are given out again, pid namespaces, and containers that are started again with the same pids.
+"""Reused pids, pid namespaces, and containers that are restarted with the same pids.
 
-That a worker is known by its pid and start time together, that a zombie is dead, and that a header of another
-namespace is refused is shown in ``tests/block/test_workers.py`` and ``test_block.py``, by written numbers. Here the
-kernel does it, in separate namespaces if they can be made.
+``tests/block/test_workers.py`` and ``test_block.py`` use written numbers to show that a worker is identified by pid and
+start time, that a zombie counts as dead, and that a header of another namespace is refused. Here the kernel reuses
+the numbers, in separate namespaces if they can be made.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The machine of the explorer: the package's own code, loaded so that each access to shared state is a step.
 
-`Core` loads the modules again, as they are or with a *planted* fault, with substitutes for what they use: the block's
-memory (`View`), `struct`, record locks (`fcntl`) and the C core's atomic operations (stepped.c). A step accesses at
-most 8 aligned bytes. Memory that nobody writes, as `explore_block` finds out, is read without a step.
+`Core` loads the modules again, as they are or with a *planted* fault, and with substitutes for the block's memory
+(`View`), `struct`, record locks (`fcntl`) and the C core's atomic operations (stepped.c). A step accesses at most 8
+aligned bytes. Memory that no process writes, as `explore_block` finds out, is read without a step.
 """
 
 from __future__ import annotations

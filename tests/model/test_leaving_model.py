@@ -1,8 +1,8 @@
 """Leaving, attaching and counting, by every interleaving: the last process saves and removes the block, the next one
 creates another from the snapshot, and a kill at any step loses nothing.
 
-The code is that of `Block.attach` and `Block.leave`. Of the world there are, beside the blocks and their record locks,
-two words: which block has its place (a rename that replaces nothing, an unlink), and what is saved (a rename).
+The code is that of `Block.attach` and `Block.leave`. Beside the blocks and their record locks the model has two words:
+the number of the block in the place (set by a rename that replaces nothing, cleared by an unlink), and the saved total.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ def test_a_server_that_tells_only_the_port_of_its_client_finds_the_owner_until_t
             client.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, struct.pack("HH", port, port))
         client.connect(server.getsockname())
         if client.getsockname()[1] != port:
-            pytest.skip("this kernel lets nobody choose the port of a connection")
+            pytest.skip("this kernel does not let a client choose its port")
         environ: Any = {"REMOTE_ADDR": "127.0.0.1", "REMOTE_PORT": str(port)}
         with server.accept()[0]:
             assert peer.peer_uids(environ) == {os.geteuid()}

@@ -1,7 +1,7 @@
 """Run all experiments with one library, each in separate processes, and print the results as JSON.
 
-python -m comparison LIBRARY DIRECTORY NEWEST: NEWEST is where the newest prometheus_client is; whatever else
-the experiments need and this interpreter has not, Flask say, is looked for there too, but last.
+python -m comparison LIBRARY DIRECTORY NEWEST: NEWEST has the newest prometheus_client; other modules that this
+interpreter lacks, for example Flask, are imported from there too, with the lowest priority.
 """
 
 from __future__ import annotations
