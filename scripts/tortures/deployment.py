@@ -222,7 +222,7 @@ class Deployment(ServerStorm):
             self.tally.unanswered += load.failed
 
     def _judge_total(self, least: int | None = None) -> None:
-        """Judge the server's total: all answered requests, or at least the shown total; each failed one at most once."""
+        """Judge the server's total: all answered requests, or the shown total or more; each failed one at most once."""
         least = self.answered if least is None else least
         counted = self._counted()
         self.tally.lost += max(0, least - counted)

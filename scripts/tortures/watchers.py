@@ -84,7 +84,7 @@ class Scraper:
 class Bystander:
     """Asks all the time for a page without statistics, to measure how long the server itself takes.
 
-    At a reload gunicorn ends old workers before the new ones have loaded the application, and no worker answers meanwhile.
+    At a reload gunicorn ends old workers before the new ones have loaded the application: no worker answers then.
     """
 
     def __init__(self, server: Gunicorn) -> None:
