@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from operator import add
 
 from ..layout import LIVE, NAME, fits_kind
 
@@ -15,13 +16,15 @@ _COMBINED = 2
 _IS_REAL = 1 << 32
 
 
-def clear_locks(totals: bytearray, cells: bytes | memoryview, kinds: bytes) -> None:
-    """Clear the locks in the first cells (u32) of series of some kinds (u8) in totals.
+def clear_locks(totals: bytearray, cells: bytes | memoryview, widths: bytes | memoryview, kinds: bytes) -> None:
+    """Clear the locks in the first cells (u32) of series with some widths (u32) and kinds (u8) in totals.
 
-    Only the bit for doubles of gauges stays. A column that is not within the totals raises ValueError.
+    Only the bit for doubles of gauges stays. A series that is not within the totals raises ValueError.
     """
-    integers, firsts = memoryview(totals).cast("q"), memoryview(cells).cast("B").cast("I")
-    if len(firsts) != len(kinds) or (kinds and max(firsts) >= len(integers)):
+    integers = memoryview(totals).cast("q")
+    firsts, sizes = (memoryview(each).cast("B").cast("I") for each in (cells, widths))
+    fits = len(firsts) == len(sizes) == len(kinds) and all(sizes)
+    if not fits or max(map(add, firsts, sizes), default=0) > len(integers):
         raise ValueError("the cells are not within these totals")
     for first, kind in zip(firsts, kinds, strict=True):
         integers[first] &= _IS_REAL if kind == _GAUGE else 0

@@ -30,10 +30,13 @@ class Totals:
     Args:
         catalog: the series, and the places of their values.
         cells: all rows merged, see `shmstats.reading.columns.Columns.merged`. This object owns it.
+
+    Raises:
+        ValueError: a series is not within the cells, because the block says less than before of those in use.
     """
 
     def __init__(self, catalog: Catalog, cells: bytearray) -> None:
-        clear_locks(cells, catalog.cells, catalog.kinds)
+        clear_locks(cells, catalog.cells, catalog.widths, catalog.kinds)
         self.catalog = catalog
         self.cells = cells
         self._integers, self._reals = memoryview(cells).cast("q"), memoryview(cells).cast("d")

@@ -123,6 +123,22 @@ def test_counts_of_the_header_wrap_to_0(stats: Any) -> None:
     assert stats.get("c", "m") == 2
 
 
+def test_a_header_with_fewer_cells_in_use_than_series_have_is_damage_of_which_reads_tell(stats: Any) -> None:
+    from shmstats.block.errors import DamagedBlockError
+
+    stats.gauge("g", "v", 1.5)
+    stats.incr("c", "m")
+    assert stats.snapshot()["c"]["m"] == 1
+    records = stats.shared.attach().names
+    used = records.cells_used
+    for fewer in range(1, 5):
+        records.set_used(used - fewer, records.heap_used)
+        with pytest.raises(DamagedBlockError):
+            stats.snapshot()
+    records.set_used(used, records.heap_used)
+    assert stats.snapshot()["c"]["m"] == 1
+
+
 def test_records_that_use_more_cells_than_exist_are_damage(stats: Any) -> None:
     from shmstats.block.errors import DamagedBlockError
     from shmstats.block.repairing import repair
