@@ -124,8 +124,7 @@ def check_structure(directory: Path) -> int:
         The number of names.
     """
     identity = identify(directory)
-    with opened_to_read(identity) as segment:
-        buf = segment.buf.toreadonly()
+    with opened_to_read(identity) as (buf, _):
         layout = check_layout(identity.name, read_header(buf), len(buf))
         table, index = Records(buf, layout), make_index(buf, layout)
         try:

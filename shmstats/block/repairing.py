@@ -115,7 +115,8 @@ def find_replaced(
         in_force[family] = number_of_ready(decode_definition(note).declared) if note else 0
     # 0: it already has its place
     successors = [number for number in ready if declarations[number] in (0, in_force[families[number]])]
+    unused = [number for number in ready if declarations[number] not in (0, in_force[families[number]])]
     replaced = {(families[number], key_of(number)) for number in successors}
     others = [number for number in live if families[number] in in_force and not flags[number] & READY]
     former = [number for number in others if (families[number], key_of(number)) in replaced]
-    return former + [number for number in ready if number not in successors], successors
+    return former + unused, successors

@@ -169,12 +169,15 @@ def attach_segment(identity: Identity, to_read: bool = False) -> Segment | None:
 
     Raises:
         BlockError: it is not a valid segment.
+        OSError: it cannot be opened, or a reader in this process has it from a read-only mount.
     """
     while True:
         try:
             found = stat_segment(identity)
             shared = _segments.get(_inode_of(found))
             if shared is not None:
+                if shared.buf.readonly and not to_read:
+                    raise OSError(errno.EROFS, os.strerror(errno.EROFS), identity.segment)
                 return shared.share()
             segment = Segment(identity.segment, to_read)
         except FileNotFoundError:
@@ -189,8 +192,11 @@ def attach_segment(identity: Identity, to_read: bool = False) -> Segment | None:
 
 
 @contextmanager
-def opened_to_read(identity: Identity) -> Iterator[Segment]:
-    """Open the segment of a data directory for a reader.
+def opened_to_read(identity: Identity) -> Iterator[tuple[memoryview, RecordLocks]]:
+    """Open the segment of a data directory for a reader; gives its bytes, which are read-only, and its locks.
+
+    The bytes are released with the guard held: a descriptor closed later would drop the locks of a block that another
+    thread has attached meanwhile.
 
     Raises:
         FileNotFoundError: there is none.
@@ -200,10 +206,13 @@ def opened_to_read(identity: Identity) -> Iterator[Segment]:
         segment = attach_segment(identity, to_read=True)
     if segment is None:
         raise FileNotFoundError(errno.ENOENT, f"there is no block {identity.name}")
+    buf = segment.buf.toreadonly()
     try:
-        yield segment
+        yield buf, segment.locks
     finally:
         with guards.current:
+            with suppress(BufferError):  # another thread is still reading
+                buf.release()
             segment.close()
 
 

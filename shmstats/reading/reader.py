@@ -256,13 +256,12 @@ def read_only(directory: Path) -> Iterator[BlockReader]:
     """
     identity = identify(directory)
     identity.check_user()
-    with opened_to_read(identity) as segment:
-        buf = segment.buf.toreadonly()
+    with opened_to_read(identity) as (buf, locks):
         header = read_header(buf)
         if header["magic"] == 0:
             raise FileNotFoundError(f"block {identity.name} is not finished yet")
         layout = check_layout(identity.name, header, len(buf))
-        reader = BlockReader(buf, layout, WorkerTable(buf, layout, segment.locks))
+        reader = BlockReader(buf, layout, WorkerTable(buf, layout, locks))
         try:
             yield reader
         finally:

@@ -207,7 +207,7 @@ class Saved:
             rows, declared = listing.read
             packed = Packing(declared), dict(enumerate(rows))
         packing, odd = packed
-        allowed, self.left_out = _check(odd)
+        allowed, self.left_out = _check(odd, {key.decode() for key, _, _ in packing.packed().rows()} if odd else set())
         if allowed:
             packing.add_checked(list(allowed.values()))
         self._listing, self._gone = listing, odd.keys() - allowed.keys()
@@ -221,11 +221,15 @@ class Saved:
         return Snapshot(names, [_value(row, name.bounds) for row, name in zip(rows, names, strict=True)])
 
 
-def _check(rows: Mapping[int, _Row]) -> tuple[dict[int, tuple[Name, Value]], list[LeftOut]]:
-    """Return the names and values of the allowed series by position, and the series that are not allowed."""
+def _check(rows: Mapping[int, _Row], there: set[str]) -> tuple[dict[int, tuple[Name, Value]], list[LeftOut]]:
+    """Return the names and values of the allowed series by position, and the series that are not allowed.
+
+    Args:
+        rows: some series of a file.
+        there: the keys of the others; those of the allowed series are added.
+    """
     allowed: dict[int, tuple[Name, Value]] = {}
     left_out: list[LeftOut] = []
-    there: set[str] = set()
     for position, row in rows.items():
         try:
             name = _name(row)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -323,3 +325,27 @@ def test_a_float_is_set_apart_if_a_newer_process_has_declared_a_counter(
     shown = [(name.kind.name, value) for name, value in zip(read.names, read.values, strict=True) if name.metric == "m"]
     assert shown == [("COUNTER", 5)]
     assert stats.get("shmstats", "operations_dropped") == 0
+
+
+def test_finding_replaced_series_takes_time_in_proportion_to_their_number(shmstats: ModuleType) -> None:
+    from shmstats.block.records import DECLARED, READY
+    from shmstats.block.repairing import find_replaced
+
+    def seconds(number: int) -> float:
+        columns = {
+            "state": [1] * (2 * number + 1),
+            "flags": [DECLARED] + [0] * number + [READY] * number,
+            "family": [0] + [1] * 2 * number,
+            "declaration": [0] * (2 * number + 1),
+        }
+        views = {name: memoryview(array("B" if name in ("state", "flags") else "I", columns[name])) for name in columns}
+        began = time.process_time()
+        gone, successors = find_replaced(
+            views.__getitem__, lambda each: b"%d" % ((each - 1) % number), lambda each: b""
+        )
+        taken = time.process_time() - began
+        assert gone == list(range(1, number + 1))
+        assert successors == list(range(number + 1, 2 * number + 1))
+        return taken
+
+    assert seconds(16000) < 40 * seconds(1000)

@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 from collections.abc import Callable
+from importlib import import_module
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -250,3 +251,39 @@ def test_a_process_that_closes_all_descriptors_counts_on_and_its_files_are_untou
     assert python.run(code, quiet=False) == "True 601\n"
     assert stats.get("c", "m") == 2
     assert stats.get("c", "name 599") == 1
+
+
+def test_a_reader_that_fails_keeps_no_descriptor_whose_close_would_drop_the_locks_of_the_process(
+    shmstats: ModuleType, data: Path
+) -> None:
+    read_only = import_module("shmstats.reading.reader").read_only
+    file = segment_file(data)
+    file.write_bytes(bytes(65536))
+    file.chmod(0o600)
+    with pytest.raises(FileNotFoundError, match="not finished") as kept, read_only(data):
+        pass
+    opened = [os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    assert str(file) not in opened
+    assert kept.value is not None
+    file.unlink()
+
+
+@pytest.mark.skipif(not can_mount(), reason="must be able to mount a file system")
+def test_on_a_read_only_mount_attaching_names_that_also_while_a_reader_has_the_block(
+    python: Any, stats: Any, data: Path
+) -> None:
+    stats.incr("c", "m")
+    mount = 'mount --bind /dev/shm /dev/shm && mount -o remount,ro,bind /dev/shm && exec "$@"'
+    python.prefix = ["unshare", "--mount", "sh", "-c", mount, "sh"]
+    code = """
+        import shmstats, sys
+        from pathlib import Path
+        from shmstats.reading.reader import read_only
+        with read_only(Path(sys.argv[1])) as reader:
+            print("m" in [name.metric for name in reader.read().names])
+            try:
+                shmstats.init()
+            except OSError as error:
+                print(error.strerror, Path(error.filename).parent)
+    """
+    assert python.run(code, data, quiet=False) == "True\nRead-only file system /dev/shm\n"

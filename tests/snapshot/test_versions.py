@@ -69,6 +69,17 @@ def test_histograms_of_each_version_continue_in_the_current_buckets(
     assert (stats.get("shop", "page").count, stats.get("shop", "size", labels={"to": "a"}).sum) == (5, 52.5)
 
 
+def test_a_series_that_is_there_twice_in_different_escapes_is_restored_once(
+    shmstats: ModuleType, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lists = b'"values": [5, 6], "declared": [], "names": ["c\\u0000\xc3\xa9", "c\\u0000\\u00e9"], "kinds": [1, 1]'
+    content = b'{"saved": 1, %s, "created": [0, 0]}' % lists
+    put(data, shmstats.snapshot.format._prefix(3, content) + content + b"}\n")
+    assert shmstats.stats.get("c", "é") == 5
+    assert [name.metric for name in shmstats.stats.read().names if name.category == "c"] == ["é"]
+    assert "it is there twice" in caplog.text
+
+
 def test_creation_times_survive_a_restart(stats: Any) -> None:
     stats.incr("c", "m", labels={"l": "x"})
     before = {name[:4]: name.created for name in stats.read().names}
