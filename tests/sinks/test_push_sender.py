@@ -30,6 +30,7 @@ from shmstats.registry import Registry
 from shmstats.series import Kind, Name, Snapshot
 from shmstats.sinks.push.duty import PushDuty
 from shmstats.sinks.push.encoder import Stale
+from shmstats.sinks.push.http import post
 from shmstats.sinks.push.sender import MEMORY_FILE as MEMORY
 from shmstats.sinks.push.sender import Memory
 
@@ -353,6 +354,35 @@ def test_an_invalid_host_name_is_reported(tmp_path: Path) -> None:
     settings = load({"path": {"data": str(tmp_path)}, "push": {"url": "http://a..b/"}})
     Prepared(settings).perform(BLOCK, SNAPSHOT)
     assert "the host name is invalid" in HEADER.push_error
+
+
+@pytest.mark.parametrize(("url", "port"), [("http://[::1]/", 80), ("https://[::1]/", 443), ("http://[::1]:9/", 9)])
+def test_an_ipv6_address_needs_no_port(url: str, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def refuse(address: tuple[str, int], *more: Any) -> socket.socket:
+        asked.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    with pytest.raises(ConnectionRefusedError):
+        post(url, 1.0, None, b"", {})
+    assert asked == [("::1", port)]
+
+
+def test_connecting_and_a_tls_handshake_that_hangs_have_one_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = socket.create_connection
+
+    def slowly(*address: Any) -> socket.socket:
+        time.sleep(0.7)
+        return connect(*address)
+
+    monkeypatch.setattr(socket, "create_connection", slowly)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        with pytest.raises(TimeoutError, match=r"no answer within 0\.8 s"):
+            post(f"https://127.0.0.1:{silent.getsockname()[1]}/", 0.8, None, b"", {})
+    assert time.monotonic() - began < 1.4
 
 
 def test_only_a_configured_certificate_is_trusted(

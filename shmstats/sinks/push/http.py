@@ -78,15 +78,18 @@ def post(url: str, timeout: float, ca_file: str | None, body: bytes, headers: Ma
         OSError: no connection, no trust, no answer in time, or one that is not HTTP. The message says which.
     """
     parts = urlsplit(url)
-    host, deadline = parts.hostname or "", time.monotonic() + timeout
+    host, is_tls = parts.hostname or "", parts.scheme == "https"
+    deadline = time.monotonic() + timeout
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    connection = http.client.HTTPConnection(host, parts.port, timeout)
-    if parts.scheme == "https":
-        connection = http.client.HTTPSConnection(host, parts.port, timeout=timeout, context=_context(ca_file))
+    # The port must be given: without one, the end of an IPv6 address would be taken for it.
+    connection = http.client.HTTPConnection(host, parts.port or (443 if is_tls else 80), timeout)
     try:
         connection.connect()
-        connection.response_class = functools.partial(_Response, deadline=deadline)  # type: ignore[assignment]
         connection.sock.settimeout(_left(deadline))
+        if is_tls:
+            connection.sock = _context(ca_file).wrap_socket(connection.sock, server_hostname=host)
+            connection.sock.settimeout(_left(deadline))
+        connection.response_class = functools.partial(_Response, deadline=deadline)  # type: ignore[assignment]
         connection.request("POST", path, body, {"Host": parts.netloc, **headers, "Connection": "close"})
         with connection.getresponse() as response:
             content_type = response.getheader("Content-Type", "").partition(";")[0].strip().lower()
