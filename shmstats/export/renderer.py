@@ -30,7 +30,7 @@ from shmstats.export.view import PLAIN, View
 from shmstats.frozen import NamedTuple
 from shmstats.layout import BEFORE_BUCKETS
 from shmstats.reading.totals import BlockSnapshot
-from shmstats.series import STATE, Exemplar, Kind, Labels, Name, Snapshot, label_text
+from shmstats.series import FOREIGN, STATE, Exemplar, Kind, Labels, Name, Snapshot, label_text
 
 if TYPE_CHECKING:
     from shmstats.core._bulk import Bulk, GroupLines
@@ -155,6 +155,8 @@ class Skeleton:
                 quick = quick and group not in catalog.mixed and catalog.width_of(first) == width
             found.setdefault(family, _Family(family)).add(group, name, is_plain, quick)
         for position, name in enumerate(self._combined):
+            if name.category == FOREIGN:
+                continue
             family, _ = namer.family(name)
             place = Member(position, ExposedSeries(family, ()), name)
             found.setdefault(family, _Family(family)).add_other(place)

@@ -209,6 +209,15 @@ def test_a_metric_that_the_application_removed_is_not_shown_after_a_restart(prog
     """)
 
 
+def test_a_gauge_of_each_process_is_on_the_page_of_prometheus_client_only(program: Program) -> None:
+    program("""
+        from shmstats.export.renderer import render
+        Gauge("depth", "D.").set(3)
+        assert "depth{" in pc.generate_latest().decode()
+        assert b"depth" not in render(stats.shared.exposable())
+    """)
+
+
 @only_the_c_core
 def test_a_counter_is_reset_for_all_workers(program: Program) -> None:
     program("""
