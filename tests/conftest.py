@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import json
 import os
+import pkgutil
 import shutil
 import signal
 import subprocess
@@ -149,6 +150,14 @@ _packages: dict[str, dict[str, ModuleType]] = {}
 _USERS_OF_REGISTRY = ("shmstats.web", "shmstats.terminal", "shmstats.cli", "shmstats.__main__")
 
 
+def _import_what_comes_late() -> None:
+    """Import the modules that a thread could import later, while another package replaces this one."""
+    for room in ("block", "reading", "snapshot", "export", "history", "debug", "attachment", "sinks"):
+        package = importlib.import_module(f"shmstats.{room}")
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+
+
 def _modules_replaced_by(modules: dict[str, ModuleType]) -> dict[str, ModuleType]:
     """Replace the imported modules of the package by these; return the modules that were replaced."""
     names = [name for name in sys.modules if name.startswith("shmstats") and name[8:9] in "."]
@@ -163,8 +172,8 @@ def shmstats(core: str, configure: object) -> Iterator[ModuleType]:
     before = _modules_replaced_by(_packages.get(core, {}))
     package = importlib.import_module("shmstats")
     registry = importlib.import_module("shmstats.registry")
-    for late in ("snapshot.store", "reading.reader", "block.declaring", "block.restoring"):
-        importlib.import_module(f"shmstats.{late}")
+    if core not in _packages:
+        _import_what_comes_late()
     assert package.core.CORE == core
     package.stats = registry.stats = registry.Registry()
     for call in [name for name in package.__all__ if hasattr(registry.Registry, name)]:
@@ -217,6 +226,7 @@ def python(shmstats: ModuleType, tmp_path: Path) -> Iterator[PythonRunner]:
 
 def pytest_collection_finish() -> None:
     """Exclude the many objects of the collected tests from later garbage collections."""
+    _import_what_comes_late()
     gc.collect()
     gc.freeze()
 

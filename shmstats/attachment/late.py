@@ -8,7 +8,6 @@ import sys
 
 from .. import lifecycle
 from ..block.lock import guards, late, tell
-from ..once import Once
 
 #: All of them but what pushes, which takes as long as all others; what they import themselves is not listed, unless
 #: that too comes at first use, as Python's own do for time.strptime, a structure of C and Counter.most_common.
@@ -48,10 +47,11 @@ def import_as_root() -> None:
 
 
 def _import_all() -> None:
-    logged = Once()
+    errors: list[Exception] = []
     for module in LATE_MODULES:
         try:
             late(module)
         except Exception as error:  # a fork must not fail
-            if logged.first(str(error)):
-                tell(f"children that give up root may be unable to save or read: {error}", logging.WARNING)
+            errors.append(error)
+    if errors:
+        tell(f"children that give up root may be unable to save or read: {errors[0]}", logging.WARNING)
