@@ -151,11 +151,14 @@ _USERS_OF_REGISTRY = ("shmstats.web", "shmstats.terminal", "shmstats.cli", "shms
 
 
 def _import_what_comes_late() -> None:
-    """Import the modules that a thread could import later, while another package replaces this one."""
+    """Import what a fork or a thread could import later, while another package is in the place of this one."""
     for room in ("block", "reading", "snapshot", "export", "history", "debug", "attachment", "sinks"):
         package = importlib.import_module(f"shmstats.{room}")
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
+    late = importlib.import_module("shmstats.attachment.late")
+    late._import_all()
+    late._imported = True
 
 
 def _modules_replaced_by(modules: dict[str, ModuleType]) -> dict[str, ModuleType]:

@@ -192,7 +192,7 @@ def test_a_refused_block_is_an_error(serve: Callable[..., FlaskClient], data: Pa
     shmstats.close()
     file = segment_file(data)
     file.write_bytes(b"not a block" * 1000)
-    file.chmod(0o600)
+    file.chmod(0o644)
     try:
         response = client.get(path)
     finally:
