@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
-
+from ..bounds import Bounds
+from ..export.figures import histogram_figures
 from ..frozen import NamedTuple
-from ..history.past import percentile
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
+from ..series import Distribution
 
 
 class RequestFigures(NamedTuple):
@@ -32,14 +29,8 @@ class RequestFigures(NamedTuple):
     time: float
 
 
-class _Times(NamedTuple):
-    """A distribution of durations; ``buckets`` has also the empty ones that the document leaves out."""
-
-    bounds: Sequence[float]
-    buckets: npt.NDArray[np.float64]
-    sum: float
-    min: float
-    max: float
+#: A distribution of durations, and its bounds.
+_Times = tuple[Bounds, Distribution]
 
 
 def request_figures(now: Mapping[str, Any], before: Mapping[str, Any] | None, seconds: float) -> RequestFigures | None:
@@ -71,27 +62,25 @@ def _figures(count: int, errors: int, now: _Times | None, before: _Times | None,
     rate, share = count / seconds, errors / count if count else 0.0
     if now is None:
         return RequestFigures(rate, share, None, None, 0.0)
-    buckets = now.buckets
-    if before is not None and before.bounds == now.bounds:
-        buckets = np.maximum(buckets - before.buckets, 0)
-    took = _added(now.sum, before.sum if before else 0.0)
-    if not buckets.any():
-        return RequestFigures(rate, share, None, None, took)
-    found = (float(percentile(each, buckets[None, :], now.bounds)[0]) for each in (0.5, 0.99))
-    p50, p99 = (min(max(each, now.min), now.max) for each in found)
-    return RequestFigures(rate, share, p50, p99, took)
+    bounds, times = now
+    took = _added(times.sum, before[1].sum if before else 0.0)
+    buckets = times.buckets
+    if before is not None and before[0] == bounds:
+        buckets = tuple(max(each - was, 0) for each, was in zip(buckets, before[1].buckets, strict=True))
+    figures = histogram_figures(Distribution(took, times.max, buckets, times.min), bounds)
+    return RequestFigures(rate, share, figures["p50"], figures["p99"], took)
 
 
 def _times(document: Mapping[str, Any], part: Mapping[str, Any]) -> _Times | None:
-    """Return the durations of a part of a document."""
+    """Return the durations of a part of a document, with the empty buckets that the document leaves out."""
     time = part["time"]
     if time is None:
         return None
     bounds = document["bounds"][time["bounds"]]
-    buckets = np.zeros(len(bounds) + 1)
+    buckets = [0] * (len(bounds) + 1)
     counts = time["buckets"].split()
-    buckets[time["first"] : time["first"] + len(counts)] = counts
-    return _Times(bounds, buckets, time["sum"], time["min"], time["max"])
+    buckets[time["first"] : time["first"] + len(counts)] = map(int, counts)
+    return bounds, Distribution(time["sum"], time["max"], tuple(buckets), time["min"])
 
 
 def _added(now: Any, before: Any) -> Any:

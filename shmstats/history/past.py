@@ -180,7 +180,7 @@ def _recent(sums: _Sums, track: Track) -> dict[str, float]:
         return {}
     count = round(figures.pop("rate") * seconds)
     found = {"seconds": round(seconds), "count": count, **{name: float(f"{x:.6g}") for name, x in figures.items()}}
-    if grow_by_one_factor(track.bounds):
+    if _grow_by_one_factor(track.bounds):
         factor = track.bounds[-1] / track.bounds[-2]
         found["error"] = math.ceil((factor - 1) / (factor + 1) * 1e4) / 1e4
     return found
@@ -260,7 +260,7 @@ class _Sums:
         observed = buckets.sum(axis=1)
         figures = {"rate": observed / spans, "mean": np.where(observed > 0, total / observed, np.nan)}
         for name, share in _PERCENTILES.items():
-            figures[name] = percentile(share, buckets, track.bounds)
+            figures[name] = _percentile(share, buckets, track.bounds)
         return figures
 
 
@@ -276,7 +276,7 @@ def _matches(name: str, track: Track, globs: Sequence[str]) -> bool:
     )
 
 
-def percentile(share: float, buckets: npt.NDArray[np.float64], bounds: Sequence[float]) -> npt.NDArray[np.float64]:
+def _percentile(share: float, buckets: npt.NDArray[np.float64], bounds: Sequence[float]) -> npt.NDArray[np.float64]:
     """Return a percentile of each of several distributions; NaN for an empty one.
 
     Between bounds with a constant ratio it has the same relative distance from both, as in
@@ -295,15 +295,14 @@ def percentile(share: float, buckets: npt.NDArray[np.float64], bounds: Sequence[
     each = np.arange(len(buckets))
     inside = buckets[each, at]
     lower, upper = edges[at], edges[np.minimum(at + 1, len(edges) - 1)]
-    with np.errstate(all="ignore"):
-        found = lower + (upper - lower) * ((rank - (cumulative[each, at] - inside)) / inside)
-        if grow_by_one_factor(tuple(bounds)):
-            found = np.where(lower > 0, middle_of(lower, upper), found)
+    found = lower + (upper - lower) * ((rank - (cumulative[each, at] - inside)) / inside)
+    if _grow_by_one_factor(tuple(bounds)):
+        found = np.where(lower > 0, middle_of(lower, upper), found)
     return np.where(total > 0, found, np.nan)
 
 
 @functools.lru_cache(maxsize=64)
-def grow_by_one_factor(bounds: tuple[float, ...]) -> bool:
+def _grow_by_one_factor(bounds: tuple[float, ...]) -> bool:
     """Tell whether bounds are exponential, or groups of exponential ones."""
     if len(bounds) < 4 or bounds[0] <= 0:
         return False
