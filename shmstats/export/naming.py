@@ -183,20 +183,20 @@ class Namer:
         self._owners: dict[str, ExposedFamily] = {}
         self._resolved: dict[tuple[str, str, Kind, bool, str, str], tuple[ExposedFamily, bool]] = {}
         self._label_names: dict[tuple[str, ...], tuple[str, ...]] = {}
-        self._taken: set[ExposedSeries] = set()
+        self._taken: set[tuple[ExposedFamily, Labels]] = set()
         self.figures = {metric: self._figure(figure) for metric, figure in FIGURES.items()}
 
     def add(self, name: Name) -> ExposedSeries:
         """Return the place of the next name; names must come in the order of their registration."""
         family, is_plain = self.family(name)
-        own = self._clean_labels(name.labels) if name.labels else ()
+        own = self._clean_labels(name.labels)
         if name.shown == STATE:
             own = _with_state(own, family.name)
-        marked = self.head(name, False)
         if is_plain:
             plain = self.head(name, True) + own
             if self._take(family, plain):
                 return ExposedSeries(family, plain)
+        marked = self.head(name, False)
         if not self._take(family, marked + own):
             own = (*own, ("raw_labels", f"{{{label_text(name.labels)}}}"))
             self._take(family, marked + own)
@@ -220,7 +220,7 @@ class Namer:
 
     def _take(self, family: ExposedFamily, labels: Labels) -> bool:
         """Tell whether no other series had this sample; an empty label counts as none, as in Prometheus."""
-        sample = ExposedSeries(family, tuple([pair for pair in labels if pair[1]]))
+        sample = family, tuple([pair for pair in labels if pair[1]])
         if sample in self._taken:
             return False
         self._taken.add(sample)
@@ -307,10 +307,12 @@ class Namer:
         return stem
 
     def _clean_labels(self, labels: Labels) -> Labels:
-        names = tuple(name for name, _ in labels)
+        names = tuple([name for name, _ in labels])
         cleaned = self._label_names.get(names)
         if cleaned is None:
             cleaned = self._label_names[names] = self._clean_label_names(names)
+        if cleaned == names:
+            return labels
         return tuple(sorted(zip(cleaned, (value for _, value in labels), strict=True)))
 
     def _clean_label_names(self, names: tuple[str, ...]) -> tuple[str, ...]:

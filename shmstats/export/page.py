@@ -1,8 +1,8 @@
 """The page: the common part of the exposition formats, which follows from the names alone.
 
 Between two scrapes the values change, but rarely the names. So what follows from the names is made once, and kept as
-long as snapshots have the same ``names`` object. A page is never altered, so that any number of threads may render at
-once.
+long as snapshots have the same ``names`` object; if names were only added, only these are named. A page is never
+altered, so that any number of threads may render at once.
 """
 
 from __future__ import annotations
@@ -40,11 +40,7 @@ class PagePart:
         """Return the members of each family, in the order of the families' first members."""
         families: dict[ExposedFamily, list[Member]] = {}
         for member in self.members:
-            members = families.get(member.series.family)
-            if members is None:
-                families[member.series.family] = [member]
-            else:
-                members.append(member)
+            families.setdefault(member.series.family, []).append(member)
         return families
 
     def series_of(self, name: Name) -> ExposedSeries | None:
@@ -62,16 +58,27 @@ class Page(PagePart):
     The members are the series of the snapshot, without those of other libraries, and after them those of ``system``
     and ``health``.
 
+    Args:
+        snapshot: the one that it is for.
+        namer: a new one.
+        former: the last page, whose namer nobody else uses; None for none.
+
     Attributes:
         made: what formats have derived from this page, by format.
     """
 
-    def __init__(self, snapshot: Snapshot, namer: Namer) -> None:
-        self._names = snapshot.names
+    def __init__(self, snapshot: Snapshot, namer: Namer, former: Page | None = None) -> None:
+        self._names, self._namer = snapshot.names, namer
         self._figures = (*snapshot.system, *snapshot.health)
         names = list(snapshot.names)
-        own = [Member(i, namer.add(name), name) for i, name in enumerate(names) if name.category != FOREIGN]
-        super().__init__([*own, *figure_members(namer, self._figures, len(names))])
+        self._own: list[Member] = []
+        known = 0
+        if former is not None and names[: len(former._names)] == list(former._names):
+            self._namer, self._own, known = former._namer, [*former._own], len(former._names)
+        for i, name in enumerate(names[known:], known):
+            if name.category != FOREIGN:
+                self._own.append(Member._make((i, self._namer.add(name), name)))
+        super().__init__([*self._own, *figure_members(self._namer, self._figures, len(names))])
         self._timestamps = [i for i, name in enumerate(names) if name.kind is Kind.TIMESTAMP]
         self.made: dict[Any, Any] = {}
 
@@ -120,7 +127,8 @@ class Pages:
         key = (escaping, view.namespace, view.labels)
         page = self._pages.get(key)
         if page is None or not page.fits(snapshot):
-            page = self._pages[key] = Page(snapshot, Namer(*key))
+            former = self._pages.pop(key, None)  # by one thread alone: it may go on with the namer
+            page = self._pages[key] = Page(snapshot, Namer(*key), former)
         return page
 
 

@@ -77,7 +77,8 @@ class RemoteWrite(Encoder):
         """
         page = self._pages.of(snapshot, self._view, "underscores")
         if page is not self._page:
-            self._series = [_Series(member) for member in page.members]
+            known = {id(series.member): series for series in self._series}
+            self._series = [known.get(id(member)) or _Series(member) for member in page.members]
             self._heads = [self._info, *(head for series in self._series for head in series.heads)]
             self._gone = set(self._accepted).difference(self._heads)
             self._page = page
@@ -101,14 +102,14 @@ class _Series:
     """A series of the page as samples: one, or those of cumulative buckets, count and sum.
 
     Attributes:
+        member: the series.
         heads: what is before the value of each sample.
     """
 
-    __slots__ = ("_buckets", "_is_live", "_position", "heads")
+    __slots__ = ("_buckets", "heads", "member")
 
     def __init__(self, member: Member) -> None:
-        self._position = member.position
-        self._is_live = member.name.mode.live
+        self.member = member
         self._buckets = TextBuckets(member.name) if member.name.kind is Kind.HISTOGRAM else None
         family, labels = member.series.family.exposed_name, member.series.labels
         if self._buckets is None:
@@ -120,11 +121,11 @@ class _Series:
 
     def values(self, numbers: Sequence[Any], stale: Stale) -> list[bytes]:
         """Return the value of each sample, from the numbers of the page."""
-        number = numbers[self._position]
+        number = numbers[self.member.position]
         if self._buckets is not None:
             counts, total = self._buckets.figures(number)
             return [_DOUBLE.pack(each) for each in (*counts, counts[-1], total)]
-        return [_STALE if self._is_live and stale is Stale.LIVE else _DOUBLE.pack(number)]
+        return [_STALE if stale is Stale.LIVE and self.member.name.mode.live else _DOUBLE.pack(number)]
 
 
 def _before_value(name: str, labels: Sequence[tuple[str, str]]) -> bytes:
