@@ -7,13 +7,11 @@ at the time of binding: if names have changed since, each column is looked up ag
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 
 from ..block.keys import encode_key
 from ..block.records import Record
 from ..core import Cells, Series
-from ..layout import minimum_of
 from ..reading.attached import AttachedBlock
 from ..series import Kind
 from .own_metrics import FLUSH, FLUSHES, OWN
@@ -32,7 +30,6 @@ class Buffer:
         self._block = block
         self._generation = cells.generation
         self._columns: dict[int, tuple[bytes, Record]] = {}
-        self._durations: tuple[bytes, Record] | None = None
 
     @classmethod
     def of(cls, block: AttachedBlock, size: int, flush: Callable[[], object]) -> Buffer:
@@ -44,10 +41,7 @@ class Buffer:
             flush: called when it is full and cannot be flushed at once.
         """
         buffer = cls(block, block.buffer_cells(size, flush))
-        keys = encode_key(OWN, FLUSHES), encode_key(OWN, FLUSH)
-        flushes, durations = map(block.names.find, keys)
-        if flushes is not None and durations is not None:
-            buffer.note_flushes((keys[0], flushes), (keys[1], durations), block.scale_of(durations))
+        buffer._note_flushes()
         return buffer
 
     def empty(self) -> None:
@@ -82,19 +76,13 @@ class Buffer:
             series._bind(*where)
         return True
 
-    def note_flushes(self, flushes: tuple[bytes, Record], durations: tuple[bytes, Record], scale: bytes) -> None:
-        """Count the flushes and their durations in the buffer itself: the next flush adds them to the block.
-
-        Args:
-            flushes: key and record of a counter.
-            durations: key and record of a histogram.
-            scale: of the histogram.
-        """
-        for key, record in (flushes, durations):
-            self._columns[record.cell] = (key, record)
-            self.cells.route(record.cell, record.width, self._block.row_for(record))
-        self._durations = durations
-        self.cells.note_flushes(flushes[1].cell, durations[1].cell, scale)
+    def _note_flushes(self) -> None:
+        """Have the flushes and their durations counted in the block, if there was room for these metrics."""
+        block = self._block
+        flushes, durations = (block.names.find(encode_key(OWN, metric)) for metric in (FLUSHES, FLUSH))
+        if flushes is not None and durations is not None:
+            row = block.row_for(flushes)
+            self.cells.note_flushes(row, flushes.cell, durations.cell, block.scale_of(durations))
 
     def flush(self) -> None:
         """Add everything to the block. The guard is held.
@@ -106,7 +94,6 @@ class Buffer:
         """
         while not self.cells.flush(self._generation):
             self._look_up_again()
-        self._move_durations()
 
     def _look_up_again(self) -> None:
         """Look all columns up again after a change of names; counts of removed names are discarded."""
@@ -116,18 +103,9 @@ class Buffer:
         for key, record in list(self._columns.values()):
             found = self._block.names.find(key, record.declaration)
             if found is None or found.cell != record.cell or found.kind is not record.kind:
-                self.cells.take(record.cell, record.width)
+                self.cells.discard(record.cell, record.width)
                 del self._columns[record.cell]
             else:
                 self.cells.route(record.cell, record.width, self._block.row_for(found))
+        self._note_flushes()
         self._generation = now
-
-    def _move_durations(self) -> None:
-        """Add the duration of a flush to the block with this flush, not with the next one."""
-        if self._durations is not None:
-            _, record = self._durations
-            values = self.cells.take(record.cell, record.width)
-            total, maximum = struct.unpack("<2d", struct.pack("<2q", *values[:2]))
-            row = self._block.row_for(record)
-            figures = total, maximum, minimum_of(values[2])
-            self._block.cells.add_distribution(row, record.cell, *figures, values[3:], self._generation)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from ..core import Cells, NameIndex
+from ..core import Cells, NameIndex, hash_key
 from ..layout import CELL, NAME, PAGE
 from ..series import Kind, Mode
 from .errors import BlockFullError, capacity_is_used
@@ -199,7 +199,7 @@ class NameTable(Records):
     def set_declaration(self, number: int, declaration: int) -> None:
         """Put a record under another declaration, except in the index. The table lock is held."""
         place = self._field(number, "hash")  # followed by the declaration: one word, which a kill does not split
-        both = self.index.hash(self.key(number)) ^ declaration, declaration
+        both = hash_key(self.key(number), self.salt) ^ declaration, declaration
         self.buffer[place : place + _HASH_AND_DECLARATION.size] = _HASH_AND_DECLARATION.pack(*both)
 
     def redeclare(self, family: Record, kind: Kind, mode: Mode, flags: int) -> None:

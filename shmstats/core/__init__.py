@@ -110,7 +110,6 @@ Requests = core.Requests
 Section = core.Section
 Series = core.Series
 Stopwatch = core.Stopwatch
-clear_locks = core.clear_locks
 fence = core.fence
 hash_key = core.hash_key
 list_series = core.list_series

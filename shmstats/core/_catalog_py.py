@@ -1,33 +1,15 @@
-"""The pure Python twin of catalog.h, and of `clear_locks` in totals.h: the series that are shown."""
+"""The pure Python twin of catalog.h: the series that are shown."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from operator import add
 
 from ..layout import LIVE, NAME, fits_kind
 
 _FAMILY = 2
-_COUNTER, _GAUGE, _TIMESTAMP = 1, 2, 4
+_COUNTER, _TIMESTAMP = 1, 4
 _COMBINED = 2
-
-#: The bit of a gauge's first cell that is set if its value is the double.
-_IS_REAL = 1 << 32
-
-
-def clear_locks(totals: bytearray, cells: bytes | memoryview, widths: bytes | memoryview, kinds: bytes) -> None:
-    """Clear the locks in the first cells (u32) of series with some widths (u32) and kinds (u8) in totals.
-
-    Only the bit for doubles of gauges stays. A series that is not within the totals raises ValueError.
-    """
-    integers = memoryview(totals).cast("q")
-    firsts, sizes = (memoryview(each).cast("B").cast("I") for each in (cells, widths))
-    fits = len(firsts) == len(sizes) == len(kinds) and all(sizes)
-    if not fits or max(map(add, firsts, sizes), default=0) > len(integers):
-        raise ValueError("the cells are not within these totals")
-    for first, kind in zip(firsts, kinds, strict=True):
-        integers[first] &= _IS_REAL if kind == _GAUGE else 0
 
 
 def list_series(

@@ -195,7 +195,6 @@ static PyMethodDef module_functions[] = {
     {"sum_columns", sum_columns, METH_VARARGS, NULL},
     {"merge_histograms", merge_histograms, METH_VARARGS, NULL},
     {"list_series", list_series, METH_VARARGS, NULL},
-    {"clear_locks", clear_locks, METH_VARARGS, NULL},
     {"add_counters", add_counters, METH_VARARGS, NULL},
     {"add_histograms", add_histograms, METH_VARARGS, NULL},
     {"text_buckets", text_buckets, METH_VARARGS, NULL},

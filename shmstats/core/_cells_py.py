@@ -19,7 +19,6 @@ from .. import lifecycle
 from ..layout import FIRST_CELL, INT64_MAX, INT64_MIN, UINT64_MAX
 from ..lifecycle import notice_fork
 from ..series import Labels
-from ._catalog_py import clear_locks as clear_locks
 from ._catalog_py import list_series as list_series
 from ._claim_py import claim_process
 from ._files_py import rename_to_new as rename_to_new
@@ -307,7 +306,11 @@ class Cells:
             self._flush_full()
         return True
 
-    def take(self, column: int, width: int) -> tuple[int, ...]:
+    def discard(self, column: int, width: int) -> None:
+        """Set the values of a buffer's series to 0."""
+        self._take(column, width)
+
+    def _take(self, column: int, width: int) -> tuple[int, ...]:
         """Return the values of a buffer's series, and set them to 0."""
         cell = self.at(0, column, width)
         guard = self._guard
@@ -328,11 +331,13 @@ class Cells:
         self._target.at(row, column, width)
         self._routes[column] = width, row
 
-    def note_flushes(self, flushes: int, durations: int, scale: bytes) -> None:
-        """Set the columns for the statistics of flushes."""
-        found = _Scale(scale)
+    def note_flushes(self, row: int, flushes: int, durations: int, scale: bytes) -> None:
+        """Set the row and the columns of the target for the statistics of flushes."""
+        found, target = _Scale(scale), self._target
+        if target is None:
+            raise ValueError("the cells are no buffer")
         width = 1 + _BUCKETS + found.buckets
-        self._flush_statistics = self.at(0, flushes), self.at(0, durations, width), found
+        self._flush_statistics = target.at(row, flushes), target.at(row, durations, width), found
 
     def flush(self, generation: int) -> bool:
         """Move what a buffer holds to its target; False if not all could be moved."""
@@ -342,10 +347,8 @@ class Cells:
         start = time.monotonic_ns()
         with self._guard:
             self._held[0] = 0
-            if self._flush_statistics is not None:
-                self._values[self._flush_statistics[0] + 1] += 1
             for column, (width, row) in self._routes.items():
-                values = self.take(column, width)
+                values = self._take(column, width)
                 done = False
                 try:
                     done = not any(values) or target.add_values(row, column, values, generation)
@@ -356,13 +359,14 @@ class Cells:
                 if not done:
                     return False
             if self._flush_statistics is not None:
-                _, cell, scale = self._flush_statistics
+                flushes, durations, scale = self._flush_statistics
                 ms = (time.monotonic_ns() - start) / 1e6
-                self._add_distribution_at(cell, ms, ms, _bits(ms) + 1, [(scale.bucket(ms), 1)], self.generation)
+                target.add_at(flushes, 1, generation)
+                target.observe_at(durations, scale.bucket(ms), ms, generation)
         return True
 
     def add_values(self, row: int, column: int, values: tuple[int, ...], generation: int) -> bool:
-        """Add the result of `take`: a counter's value, or all of a histogram."""
+        """Add values of a buffer: a counter's value, or all of a histogram."""
         if len(values) == 1:
             return self.add_at(self.at(row, column), values[0], generation, operations=0)
         total, maximum = struct.unpack("<2d", struct.pack("<2q", *values[:_MINIMUM]))
@@ -481,12 +485,6 @@ class Cells:
     def is_owner(self, cell: int, owner: int) -> bool:
         """Whether a contribution is that of an owner."""
         return self._values[cell + 1 + _OWNER] == owner
-
-    def publish(self, offset: int, value: int) -> None:
-        """Store 4 bytes, after all stores before it."""
-        if not self._open or offset < 0 or offset % 4 or offset > len(self._whole) - 4:
-            raise IndexError(f"no word at offset {offset}")
-        self._whole[offset : offset + 4] = value.to_bytes(4, "little")
 
     def raise_generation(self) -> int:
         if not self._open:

@@ -5,22 +5,16 @@
  * the block. */
 enum { ROW_SHIFT = 16, WIDTH_MASK = 0xFFFF };
 
-static inline void
-mark_dirty(Cells *cells, Cell *cell)
-{
-    if (UNLIKELY(!cell->seq)) {
-        cell->seq = 1;
-        cells->dirty[cells->n_dirty++] = (uint32_t)(cell - cells->buffered);
-    }
-}
-
 static Outcome held_too_many(Cells *cells, uint64_t generation);
 
 /* Count one more operation in a buffer, and flush the buffer when it is full. */
 static inline Outcome
 held_one_more(Cells *cells, Cell *cell, uint64_t generation)
 {
-    mark_dirty(cells, cell);
+    if (UNLIKELY(!cell->seq)) {
+        cell->seq = 1;
+        cells->dirty[cells->n_dirty++] = (uint32_t)(cell - cells->buffered);
+    }
     if (LIKELY(++*cells->held < cells->limit))
         return DONE;
     return held_too_many(cells, generation);
@@ -121,9 +115,7 @@ static void
 add_histogram(Cell *histogram, const Cell *more, Py_ssize_t width)
 {
     uint32_t seq = begin_write(histogram);
-    add_to_moments(histogram, load_double(more, SUM), load_double(more, MAXIMUM), load_value(more, MINIMUM));
-    for (Py_ssize_t i = BUCKETS; i < width - LOCK_CELLS; i++)
-        add_to_value(histogram, i, load_value(more, i));
+    add_values(histogram, more, width);
     end_write(histogram, seq);
 }
 
@@ -168,6 +160,21 @@ flush_column(Cells *cells, uint32_t column)
     return DONE;
 }
 
+/* Count a flush in the block, with its duration, unless names have changed meanwhile. */
+static Outcome
+note_flush(Cells *cells, uint64_t generation, int64_t start)
+{
+    Cell *flushes = cells->flushes, *durations = cells->durations; /* a wait may close the buffer */
+    if (flushes == NULL)
+        return DONE;
+    double ms = 1e-6 * (double)(monotonic_nanoseconds() - start);
+    Py_ssize_t bucket = bucket_of(scale_in(cells->scale), ms);
+    Outcome outcome = add_integer(cells->target, flushes, generation, 1);
+    if (outcome == DONE)
+        outcome = observe(cells->target, durations, generation, bucket, ms);
+    return outcome == FAILED ? FAILED : DONE;
+}
+
 /* Move everything in a buffer to the block; MISS if the names have changed since it was bound. */
 static Outcome
 flush_buffer(Cells *cells, uint64_t generation)
@@ -176,10 +183,6 @@ flush_buffer(Cells *cells, uint64_t generation)
         return MISS;
     int64_t start = monotonic_nanoseconds();
     *cells->held = 0;
-    if (cells->flushes != NULL) {
-        add_to_value(cells->flushes, 0, 1);
-        mark_dirty(cells, cells->flushes);
-    }
     while (cells->n_dirty > 0) {
         Outcome outcome = flush_column(cells, cells->dirty[cells->n_dirty - 1]);
         if (UNLIKELY(cells->buffered == NULL))
@@ -189,12 +192,7 @@ flush_buffer(Cells *cells, uint64_t generation)
             return outcome;
         }
     }
-    if (cells->durations != NULL) {
-        double ms = 1e-6 * (double)(monotonic_nanoseconds() - start);
-        observe_unlocked(cells->durations, bucket_of(scale_in(cells->scale), ms), ms);
-        mark_dirty(cells, cells->durations);
-    }
-    return DONE;
+    return note_flush(cells, generation, start);
 }
 
 /* Flush a full buffer; if that is not possible here, call Python to do it. */

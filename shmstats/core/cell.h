@@ -32,7 +32,7 @@ typedef struct Cells {
     struct Cells *target;       /* of a buffer: the block's cells, where it is flushed to */
     uint32_t *dirty;            /* of a buffer: the columns that are not empty, n_dirty of them */
     Py_ssize_t n_dirty;
-    Cell *flushes, *durations;  /* of a buffer: the statistics of its flushes, or NULL */
+    Cell *flushes, *durations;  /* of a buffer: the statistics of its flushes, in the block, or NULL */
     PyObject *scale;            /* of the durations: bytes, as in a handle */
     Py_ssize_t rows, capacity;  /* in cells */
     Py_ssize_t row_bytes;       /* from one row to the next */

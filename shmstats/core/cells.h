@@ -204,46 +204,40 @@ parse_contributor(PyObject *tuple, Contributor *by)
     return 0;
 }
 
+/* Set a gauge, or add to it. */
 static PyObject *
-Cells_set_gauge(Cells *self, PyObject *args)
+change_gauge(Cells *self, PyObject *args, int adds)
 {
     Py_ssize_t row, column;
     PyObject *value, *tuple = NULL;
-    unsigned long long generation;
-    Contributor by = {0, 0, 0, 0};
-    if (!PyArg_ParseTuple(args, "nnOK|O!", &row, &column, &value, &generation, &PyTuple_Type, &tuple))
-        return NULL;
-    if (tuple != NULL && parse_contributor(tuple, &by) < 0)
-        return NULL;
-    Cell *cell = Cells_at(self, row, column, LOCK_CELLS + (by.owner ? MOMENT + 1 : REAL + 1));
-    if (cell == NULL)
-        return NULL;
-    Number number;
-    if (!plain_number(value, &number))
-        Py_RETURN_FALSE;
-    return answer(set_gauge(self, cell, generation, number, by));
-}
-
-static PyObject *
-Cells_add_gauge(Cells *self, PyObject *args)
-{
-    Py_ssize_t row, column;
-    PyObject *n, *tuple = NULL;
     unsigned long long generation;
     long long seen = 0;
     int anew = 0;
     Contributor by = {0, 0, 0, 0};
     Number number;
-    if (!PyArg_ParseTuple(args, "nnOK|O!Lp", &row, &column, &n, &generation, &PyTuple_Type, &tuple, &seen, &anew))
+    if (!PyArg_ParseTuple(args, "nnOK|O!Lp", &row, &column, &value, &generation, &PyTuple_Type, &tuple, &seen, &anew))
         return NULL;
     if (tuple != NULL && parse_contributor(tuple, &by) < 0)
         return NULL;
     Cell *cell = Cells_at(self, row, column, LOCK_CELLS + (by.owner ? MOMENT + 1 : REAL + 1));
     if (cell == NULL)
         return NULL;
-    if (!plain_number(n, &number))
+    if (!plain_number(value, &number))
         Py_RETURN_FALSE;
-    return answer(add_to_gauge(self, cell, generation, number, by, seen, anew));
+    return answer(adds ? add_to_gauge(self, cell, generation, number, by, seen, anew)
+                       : set_gauge(self, cell, generation, number, by));
+}
+
+static PyObject *
+Cells_set_gauge(Cells *self, PyObject *args)
+{
+    return change_gauge(self, args, 0);
+}
+
+static PyObject *
+Cells_add_gauge(Cells *self, PyObject *args)
+{
+    return change_gauge(self, args, 1);
 }
 
 static PyObject *
@@ -280,27 +274,17 @@ Cells_add_distribution(Cells *self, PyObject *args)
 }
 
 static PyObject *
-Cells_take(Cells *self, PyObject *args)
+Cells_discard(Cells *self, PyObject *args)
 {
     Py_ssize_t column, width;
     if (!PyArg_ParseTuple(args, "nn", &column, &width))
         return NULL;
     Cell *cell = Cells_at(self, 0, column, width);
-    Py_ssize_t n_values = width - LOCK_CELLS;
-    PyObject *values = cell == NULL ? NULL : PyTuple_New(n_values);
-    if (values == NULL)
+    if (cell == NULL)
         return NULL;
-    for (Py_ssize_t i = 0; i < n_values; i++) {
-        PyObject *value = PyLong_FromLongLong(load_value(cell, i));
-        if (value == NULL) {
-            Py_DECREF(values);
-            return NULL;
-        }
-        PyTuple_SET_ITEM(values, i, value);
-    }
-    for (Py_ssize_t i = 0; i < n_values; i++)
+    for (Py_ssize_t i = 0; i < width - LOCK_CELLS; i++)
         store_value(cell, i, 0);
-    return values;
+    Py_RETURN_NONE;
 }
 
 static PyObject *
@@ -333,38 +317,23 @@ Cells_flush(Cells *self, PyObject *args)
 static PyObject *
 Cells_note_flushes(Cells *self, PyObject *args)
 {
-    Py_ssize_t flushes, durations;
+    Py_ssize_t row, flushes, durations;
     PyObject *scale;
-    if (!PyArg_ParseTuple(args, "nnS", &flushes, &durations, &scale))
+    if (!PyArg_ParseTuple(args, "nnnS", &row, &flushes, &durations, &scale))
         return NULL;
-    if (buckets_of(scale) == 0) {
-        PyErr_SetString(PyExc_ValueError, "these bytes are no scale of a histogram");
+    if (self->target == NULL || buckets_of(scale) == 0) {
+        PyErr_SetString(PyExc_ValueError, "these bytes are no scale of a histogram, or the cells are no buffer");
         return NULL;
     }
     Py_ssize_t width = LOCK_CELLS + BUCKETS + buckets_of(scale);
-    Cell *counter = Cells_at(self, 0, flushes, LOCK_CELLS + 1);
-    Cell *histogram = counter == NULL ? NULL : Cells_at(self, 0, durations, width);
+    Cell *counter = Cells_at(self->target, row, flushes, LOCK_CELLS + 1);
+    Cell *histogram = counter == NULL ? NULL : Cells_at(self->target, row, durations, width);
     if (histogram == NULL)
         return NULL;
     self->flushes = counter;
     self->durations = histogram;
     Py_INCREF(scale);
     Py_XSETREF(self->scale, scale);
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-Cells_publish(Cells *self, PyObject *args)
-{
-    Py_ssize_t offset;
-    unsigned int value;
-    if (!PyArg_ParseTuple(args, "nI", &offset, &value))
-        return NULL;
-    if (self->generation == &no_generation || offset < 0 || offset % 4 || offset > self->buffer.len - 4) {
-        PyErr_Format(PyExc_IndexError, "no word at offset %zd", offset);
-        return NULL;
-    }
-    __atomic_store_n((uint32_t *)((char *)self->buffer.buf + offset), value, __ATOMIC_RELEASE);
     Py_RETURN_NONE;
 }
 
@@ -429,11 +398,10 @@ static PyMethodDef Cells_methods[] = {
     POSITIONAL(Cells, set_gauge),
     POSITIONAL(Cells, add_gauge),
     POSITIONAL(Cells, add_distribution),
-    POSITIONAL(Cells, take),
+    POSITIONAL(Cells, discard),
     POSITIONAL(Cells, route),
     POSITIONAL(Cells, flush),
     POSITIONAL(Cells, note_flushes),
-    POSITIONAL(Cells, publish),
     POSITIONAL(Cells, count_takeovers_at),
     NO_ARGUMENTS(Cells, raise_generation),
     NO_ARGUMENTS(Cells, close),

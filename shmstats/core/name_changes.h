@@ -38,30 +38,11 @@ write_name(NameIndex *names, Py_ssize_t number, Record *name, const char *key, u
     store_name(names, number, name);
 }
 
-/* Add a name at the end, where there is room; the caller has its hash. */
-static int
-append_name(NameIndex *names, Record *name, const char *key, uint32_t hash)
-{
-    uint32_t cell = GET(NUMBER(names, CELLS_USED)), number = GET(NUMBER(names, COUNT));
-    uint64_t heap = GET(LONG_NUMBER(names, HEAP_USED));
-    uint32_t before = begin_change(names);
-    write_name(names, number, name, key, hash, cell, heap);
-    PUT(LONG_NUMBER(names, HEAP_USED), heap + name->room);
-    PUT(NUMBER(names, CELLS_USED), cell + name->width);
-    count_name(names, name, 1);
-    STOP_POINT();
-    PUT(NUMBER(names, COUNT), number + 1);
-    STOP_POINT();
-    if (enter_name(names, number, name->hash) < 0)
-        return -1;
-    PUT(NUMBER(names, CHANGING), before);
-    return 0;
-}
-
-/* Names to add: their keys, concatenated, a record for each, and the families (number + 1) that the records refer to by
- * their position in this list, if there are any. */
+/* Names to add: their keys, concatenated, a record for each, the families (number + 1) that the records refer to by
+ * their position in this list, if there are any, and the hashes of the keys, if they are known. */
 typedef struct {
     Borrowed keys, records, families;
+    const uint32_t *hashes;
 } GivenNames;
 
 static Record
@@ -120,7 +101,8 @@ append_names(NameIndex *self, const GivenNames *given, Py_ssize_t n)
     uint32_t before = begin_change(self);
     for (Py_ssize_t i = 0; i < n; i++) {
         Record name = given_name(given, i);
-        write_name(self, first + i, &name, keys, hash_in(self, keys, name.length), cell, heap);
+        uint32_t hash = given->hashes != NULL ? given->hashes[i] : hash_in(self, keys, name.length);
+        write_name(self, first + i, &name, keys, hash, cell, heap);
         keys += name.length;
         heap += name.room;
         cell += name.width;
@@ -140,6 +122,17 @@ append_names(NameIndex *self, const GivenNames *given, Py_ssize_t n)
     }
     PUT(NUMBER(self, CHANGING), before);
     return 0;
+}
+
+/* Add a name at the end, where there is room; the caller has its hash. Its record gets its places. */
+static int
+append_name(NameIndex *names, Record *name, const char *key, uint32_t hash)
+{
+    GivenNames given = {.keys = {key, name->length}, .records = {name, sizeof *name}, .hashes = &hash};
+    uint32_t number = GET(NUMBER(names, COUNT));
+    int failed = append_names(names, &given, 1);
+    *name = load_name(names, number);
+    return failed;
 }
 
 /* Removed records ---------------------------------------------------------------------------------- */

@@ -92,16 +92,6 @@ is_number(const NameIndex *names, Py_ssize_t number)
     return 0;
 }
 
-static PyObject *
-NameIndex_hash(NameIndex *self, PyObject *key)
-{
-    char *text;
-    Py_ssize_t length;
-    if (!NameIndex_is_open(self, 0) || PyBytes_AsStringAndSize(key, &text, &length) < 0)
-        return NULL;
-    return PyLong_FromUnsignedLong(hash_in(self, text, (size_t)length));
-}
-
 /* The item of a tuple of kinds or modes; NULL with an exception set if there is none with that number. */
 static PyObject *
 item_of(PyObject *tuple, int number, const char *what, Py_ssize_t of)
@@ -291,7 +281,6 @@ NameIndex_close(NameIndex *self, PyObject *Py_UNUSED(ignored))
 }
 
 static PyMethodDef NameIndex_methods[] = {
-    {"hash", (PyCFunction)NameIndex_hash, METH_O, NULL},
     {"discard", (PyCFunction)NameIndex_discard, METH_O, NULL},
     {"find", FUNCTION(NameIndex_find), METH_FASTCALL, NULL},
     NO_ARGUMENTS(NameIndex, usage),

@@ -88,11 +88,7 @@ Requests_begin(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     if (path_length > REQUEST_TEXT - 1 - method_length)
         path_length = REQUEST_TEXT - 1 - method_length;
     struct timespec now;
-#ifdef CLOCK_REALTIME_COARSE
-    clock_gettime(CLOCK_REALTIME_COARSE, &now);
-#else
     clock_gettime(CLOCK_REALTIME, &now);
-#endif
     requests->taken |= 1u << number;
     __atomic_store_n(&request->sequence, request->sequence | 1, __ATOMIC_RELAXED);
     __atomic_thread_fence(__ATOMIC_RELEASE);

@@ -86,19 +86,6 @@ copy_histogram(const Cell *from, Cell *to, Py_ssize_t width)
     }
 }
 
-/* Add a copy of one row's histogram to the total. */
-static void
-add_to_total(Cell *total, const Cell *copy, Py_ssize_t width)
-{
-    double maximum = load_double(copy, MAXIMUM), most = load_double(total, MAXIMUM);
-    store_double(total, SUM, load_double(total, SUM) + load_double(copy, SUM));
-    store_double(total, MAXIMUM, maximum > most || isnan(maximum) ? maximum : most);
-    if ((uint64_t)load_value(copy, MINIMUM) - 1 < (uint64_t)load_value(total, MINIMUM) - 1)
-        store_value(total, MINIMUM, load_value(copy, MINIMUM));
-    for (Py_ssize_t i = BUCKETS; i < width - LOCK_CELLS; i++)
-        add_to_value(total, i, load_value(copy, i));
-}
-
 /* The nearest finite number; 0 for NaN. */
 static double
 to_finite(double number)
@@ -134,7 +121,7 @@ merge_histogram(const Grid *grid, Cell *total, Cell *copy, Py_ssize_t first, Py_
             continue;
         const char *cells = grid->base + grid->cells + row * grid->row_bytes;
         copy_histogram((const Cell *)(const void *)cells + first, copy, width);
-        add_to_total(total, copy, width);
+        add_values(total, copy, width);
     }
     settle_histogram(total, width);
 }

@@ -1,38 +1,5 @@
 /* Totals: all rows merged into one. The operations on that row, except for writing its values as text. */
 
-/* The bit of a gauge's lock cell that is set if its value is the double. */
-#define IS_REAL ((int64_t)1 << 32)
-
-/* Clear the locks in the first cells of series, all of whose cells must be there; only the bit for doubles of gauges
- * stays. */
-static PyObject *
-clear_locks(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    Py_buffer totals, cells, widths, kinds;
-    if (!PyArg_ParseTuple(args, "w*y*y*y*", &totals, &cells, &widths, &kinds))
-        return NULL;
-    Cell *total = totals.buf;
-    const uint32_t *cell = cells.buf, *width = widths.buf;
-    const uint8_t *kind = kinds.buf;
-    Py_ssize_t columns = totals.len / (Py_ssize_t)sizeof *total;
-    int fits = cells.len == kinds.len * (Py_ssize_t)sizeof *cell && widths.len == cells.len;
-    Py_BEGIN_ALLOW_THREADS
-    for (Py_ssize_t i = 0; fits && i < kinds.len; i++)
-        fits = width[i] > 0 && (Py_ssize_t)cell[i] + width[i] <= columns;
-    for (Py_ssize_t i = 0; fits && i < kinds.len; i++)
-        total[cell[i]].value &= kind[i] == KIND_GAUGE ? IS_REAL : 0;
-    Py_END_ALLOW_THREADS
-    PyBuffer_Release(&totals);
-    PyBuffer_Release(&cells);
-    PyBuffer_Release(&widths);
-    PyBuffer_Release(&kinds);
-    if (!fits) {
-        PyErr_SetString(PyExc_ValueError, "the cells are not within these totals");
-        return NULL;
-    }
-    Py_RETURN_NONE;
-}
-
 /* Add up counters in a row of totals by groups. */
 static PyObject *
 add_counters(PyObject *Py_UNUSED(module), PyObject *args)
@@ -84,7 +51,7 @@ add_histograms(PyObject *Py_UNUSED(module), PyObject *args)
         Cell *sum = (Cell *)(void *)PyByteArray_AS_STRING(result);
         memset(sum, 0, (size_t)width * sizeof *sum);
         for (i = 0; i < count; i++)
-            add_to_total(sum, (const Cell *)totals.buf + cell[i], width);
+            add_values(sum, (const Cell *)totals.buf + cell[i], width);
         settle_histogram(sum, width);
     }
     PyBuffer_Release(&totals);

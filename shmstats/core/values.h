@@ -237,6 +237,15 @@ add_to_moments(Cell *histogram, double sum, double maximum, int64_t minimum)
     lower_minimum(histogram, minimum);
 }
 
+/* Add the values of a histogram to those of another one. */
+static void
+add_values(Cell *histogram, const Cell *more, Py_ssize_t width)
+{
+    add_to_moments(histogram, load_double(more, SUM), load_double(more, MAXIMUM), load_value(more, MINIMUM));
+    for (Py_ssize_t i = BUCKETS; i < width - LOCK_CELLS; i++)
+        add_to_value(histogram, i, load_value(more, i));
+}
+
 static inline void
 observe_unlocked(Cell *histogram, Py_ssize_t bucket, double value)
 {

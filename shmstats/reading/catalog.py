@@ -55,7 +55,7 @@ class Catalog:
     Args:
         records: a copy of the block's records, as bytes.
         heap: a copy of its heap.
-        columns: number of cells in a row of the block.
+        columns: number of columns in use.
         former: an earlier catalog of the same block with decoded names; None for none.
 
     Attributes:
@@ -257,28 +257,34 @@ class NameReader:
         self._buf = buf
         self._layout = layout
         self._records = buf[layout.names : layout.names + layout.capacity * NAME.size]
-        self._last: tuple[int, Catalog] | None = None
+        self._last: tuple[tuple[int, int, int], Catalog] | None = None
         self._noted: tuple[tuple[int, int, int], list[tuple[Name, int]]] = ((-1, -1, -1), [])
 
     def close(self) -> None:
         """Release the buffer."""
         del self._records, self._buf
 
-    def catalog(self, revision: int, count: int, heap: int) -> Catalog:
+    def catalog(self, revision: int, count: int, heap: int, cells: int) -> Catalog:
         """Return the catalog of a revision, of the first ``count`` records; the previous one if it is still right.
+
+        Args:
+            revision: of the header.
+            count: number of records.
+            heap: bytes of the heap in use.
+            cells: columns in use; a damaged header may say fewer of them than before.
 
         Raises:
             BufferError, LookupError, ValueError: a name was changed during the read, or is damaged.
         """
-        last = self._last
-        if last is not None and last[0] == revision and len(last[1].records) == count * NAME.size:
+        last, layout = self._last, self._layout
+        columns = min(cells, layout.columns)
+        if last is not None and last[0] == (revision, count, columns):
             return last[1]
-        layout = self._layout
         records = bytes(self._records[: count * NAME.size])
         heap_copy = bytes(self._buf[layout.heap : layout.heap + min(heap, layout.heap_bytes)])
         former = None if last is None else last[1].with_names
-        catalog = Catalog(_with_replaced(records, heap_copy), heap_copy, layout.columns, former)
-        self._last = revision, catalog
+        catalog = Catalog(_with_replaced(records, heap_copy), heap_copy, columns, former)
+        self._last = (revision, count, columns), catalog
         return catalog
 
     def unchanged(self, catalog: Catalog, number: int) -> bool:
@@ -313,7 +319,7 @@ class NameReader:
         """Return the names that have room for a note, with the numbers of their records."""
         layout, last = self._layout, self._last
         records = self._records[: count * NAME.size]
-        if last is not None and (last[0], len(last[1].records), len(last[1].heap)) == (revision, len(records), used):
+        if last is not None and (last[0][0], len(last[1].records), len(last[1].heap)) == (revision, len(records), used):
             noted = last[1].noted  # the common case: a page has just made its catalog
         else:
             noted = _numbers(list_series(records, _MODE_FORMS, layout.columns)[-1])

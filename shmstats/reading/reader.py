@@ -164,7 +164,7 @@ class BlockReader:
 
     def _read(self, by_worker: bool, revision: int, names: int, heap: int, cells: int) -> BlockSnapshot:
         """Return every name with its value, as of a revision of the names; the other numbers are what is in use."""
-        catalog = self._names.catalog(revision, names, heap)
+        catalog = self._names.catalog(revision, names, heap, cells)
         merged = self.columns.merged(cells, catalog.spans)
         if bulk is None:
             self.histograms.merge(catalog.spans, merged)

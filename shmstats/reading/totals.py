@@ -10,18 +10,18 @@ from array import array
 from collections.abc import Iterable, Sequence
 from functools import cache
 
-from ..core import bulk, clear_locks
+from ..core import bulk
 from ..frozen import NamedTuple
 from ..layout import BEFORE_BUCKETS, minima_of, minimum_of
 from ..series import Deferred, DeferredNames, Distribution, Kind, Name, SeriesKey, Snapshot, Value, items_at
 from .catalog import Catalog
 from .columns import saturated
 
-#: The second field of a gauge's first cell if its value is the double.
+#: The bit of a gauge's first cell that is set if its value is the double.
 _IS_REAL = 1 << 32
 
-#: A plain int, because it is compared many times.
-_HISTOGRAM = int(Kind.HISTOGRAM)
+#: Plain ints, because they are compared many times.
+_GAUGE, _HISTOGRAM = int(Kind.GAUGE), int(Kind.HISTOGRAM)
 
 
 class Totals:
@@ -30,13 +30,9 @@ class Totals:
     Args:
         catalog: the series, and the places of their values.
         cells: all rows merged, see `shmstats.reading.columns.Columns.merged`. This object owns it.
-
-    Raises:
-        ValueError: a series is not within the cells, because the block says less than before of those in use.
     """
 
     def __init__(self, catalog: Catalog, cells: bytearray) -> None:
-        clear_locks(cells, catalog.cells, catalog.widths, catalog.kinds)
         self.catalog = catalog
         self.cells = cells
         self._integers, self._reals = memoryview(cells).cast("q"), memoryview(cells).cast("d")
@@ -62,8 +58,10 @@ class Totals:
             cell = cells[position]
             if kinds[position] == _HISTOGRAM:
                 values.append(distribution_in(self.cells, cell, self.catalog.widths[position]))
+            elif kinds[position] == _GAUGE and integers[cell] & _IS_REAL:
+                values.append(reals[cell + 2])
             else:
-                values.append(reals[cell + 2] if integers[cell] else integers[cell + 1])
+                values.append(integers[cell + 1])
         return values
 
     def cells_of(self, positions: Sequence[int]) -> bytes:

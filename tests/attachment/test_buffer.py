@@ -473,7 +473,7 @@ def test_an_exception_from_a_signal_handler_loses_no_held_operation(
         line += 1
         values = [seen("c", metric) for metric in ("a", "b", "d")]
         assert (values, seen("c", "t").count) == ([5 + line] * 3, 1 + line), f"interrupted at line {line - 1}"
-    assert line > 3
+    assert line > (3 if moved_on else 1)
 
 
 # Other processes --------------------------------------------------------------------------------------

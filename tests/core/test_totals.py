@@ -155,21 +155,6 @@ def test_histograms_with_any_content_can_be_shown(c: ModuleType) -> None:
     check()
 
 
-def test_both_cores_clear_the_same_locks(c: ModuleType) -> None:
-    a_series = st.tuples(st.integers(0, 70), st.integers(0, 9), st.integers(0, 5))
-
-    @settings(max_examples=60, derandomize=True, deadline=None, database=None)
-    @given(st.lists(WORDS, max_size=64), st.lists(a_series, max_size=5))
-    def check(words: list[int], series: list[tuple[int, int, int]]) -> None:
-        mine, its = (bytearray(struct.pack(f"<{len(words)}Q", *words)) for _ in range(2))
-        cells, widths = (packed([each[at] for each in series]) for at in (0, 1))
-        places = cells, widths, bytes(kind for *_, kind in series)
-        assert outcome(c.clear_locks, mine, *places) == outcome(twin.clear_locks, its, *places)
-        assert mine == its
-
-    check()
-
-
 def test_both_cores_read_the_same_series_from_records(c: ModuleType) -> None:
     @settings(max_examples=30, derandomize=True, deadline=None, database=None)
     @given(records(), st.lists(st.integers(0, 2), min_size=9, max_size=9), st.sampled_from([64, 61, 0, 2**40]))
