@@ -1,16 +1,15 @@
 """The size of the data directory, and the free space of its file system.
 
-The directory may be the application's own, with any number of files in it. `StorageMeter` walks through it a few
-milliseconds at a time, and continues in a thread if that is not enough, so no answer waits for it.
+The directory may be the application's own, with any number of files in it. `StorageMeter` walks through it in a
+thread, and an answer waits for that only for a few milliseconds.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 import time
-from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from . import native
@@ -19,14 +18,11 @@ from .frozen import NamedTuple
 #: Greatest age of storage figures in seconds, if they take little time to get.
 MAX_AGE = 10.0
 
-#: Seconds of a walk that an answer may take; the thread pauses as long after each such piece.
-PIECE = 0.01
+#: Seconds that an answer waits for a walk.
+PATIENCE = 0.01
 
 #: A long walk is repeated after this many times its own duration.
 _REST = 30
-
-#: Greatest depth of directories: each level is an open descriptor.
-_MAX_DEPTH = 64
 
 
 class Storage(NamedTuple):
@@ -51,123 +47,86 @@ class Storage(NamedTuple):
     age: float
 
 
-class Walk:
-    """One walk through a directory, which can be interrupted. Links are not followed.
+class _Walk:
+    """One walk through a directory, in a thread. Links are not followed.
 
     Files that vanish meanwhile or may not be read are not counted.
 
+    Raises:
+        RuntimeError: no thread can be started now.
+
     Attributes:
         store: bytes found so far.
-        done: whether the walk is complete.
+        ended: when the walk was complete, by the monotonic clock; None as long as it is not.
     """
 
     def __init__(self, directory: Path) -> None:
         self.store = 0
-        self.done = False
-        self._sizes = _sizes(directory)
+        self.ended: float | None = None
+        self._begun = time.monotonic()
+        self._pid = os.getpid()
+        self._thread = native.Thread(partial(self._go, directory), "shmstats-storage")
+        self._thread.start()
 
-    def advance(self, seconds: float) -> bool:
-        """Continue for some time; returns whether the walk is complete."""
-        deadline = time.monotonic() + seconds
-        while not self.done and time.monotonic() < deadline:
-            size = next(self._sizes, None)
-            if size is None:
-                self.done = True
-            else:
-                self.store += size
-        return self.done
+    def wait(self, seconds: float) -> None:
+        """Wait some time for its end."""
+        self._thread.join(seconds)
+
+    def is_outdated(self) -> bool:
+        """Tell whether another walk must begin: the last one was long ago, or its thread is in the parent process."""
+        if self._pid != os.getpid():
+            return True
+        return self.ended is not None and time.monotonic() - self.ended > max(
+            MAX_AGE, _REST * (self.ended - self._begun)
+        )
+
+    def _go(self, directory: Path) -> None:
+        pending = [str(directory)]
+        while pending:
+            with suppress(OSError), os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    with suppress(OSError):
+                        if entry.is_dir(follow_symlinks=False):
+                            pending.append(entry.path)
+                        elif entry.is_file(follow_symlinks=False):
+                            self.store += entry.stat(follow_symlinks=False).st_size
+        self.ended = time.monotonic()
 
 
 class StorageMeter:
-    """Measures a data directory repeatedly, without making anybody wait.
+    """Measures a data directory repeatedly, without making anybody wait for long.
 
     Args:
         directory: to measure; it need not exist.
+        patience: seconds that `read` waits for a walk that it begins.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, patience: float = PATIENCE) -> None:
         self._directory = directory
-        self._start_anew()
-
-    def _start_anew(self) -> None:
-        self._pid = os.getpid()
-        self._lock = native.make_lock()
-        self._walk: Walk | None = None
-        self._begun = 0.0
-        self._store: tuple[int, float] | None = None  # result of the last walk, and when it ended
-        self._due = 0.0
+        self._patience = patience
+        self._walk: _Walk | None = None
+        self._complete: _Walk | None = None
 
     def read(self) -> Storage:
-        """Return the figures: of the last walk, or of the part of the first one that there was time for."""
-        if self._pid != os.getpid():  # the thread runs in the process that this one was forked from
-            self._start_anew()
-        with self._lock:
-            if self._walk is None and time.monotonic() >= self._due:
-                self._walk, self._begun = Walk(self._directory), time.monotonic()
-                if self._walk.advance(PIECE):
-                    self._finish(self._walk)
-                else:
-                    self._go_on_later(self._walk)
-            if self._store is not None:
-                return measured(self._directory, self._store[0], True, time.monotonic() - self._store[1])
-            return measured(self._directory, self._walk.store if self._walk else 0, False, 0.0)
-
-    def _go_on_later(self, walk: Walk) -> None:
-        def go_on() -> None:
-            while not walk.advance(PIECE):
-                time.sleep(PIECE)
-            with self._lock:
-                self._finish(walk)
-
-        try:
-            native.Thread(go_on, "shmstats-storage").start()
-        except RuntimeError:  # no thread can be started now
-            self._walk, self._due = None, time.monotonic() + MAX_AGE
-
-    def _finish(self, walk: Walk) -> None:
-        now = time.monotonic()
-        self._walk, self._store = None, (walk.store, now)
-        self._due = now + max(MAX_AGE, _REST * (now - self._begun))
-
-
-def measured(directory: Path, store: int, complete: bool, age: float) -> Storage:
-    """Return the storage figures of a directory whose size is known."""
-    place = directory
-    while not os.path.exists(place) and place != place.parent:
-        place = place.parent
-    system = os.statvfs(place)
-    return Storage(
-        store=store,
-        all=system.f_blocks * system.f_frsize,
-        used=(system.f_blocks - system.f_bfree) * system.f_frsize,
-        free=system.f_bfree * system.f_frsize,
-        available=system.f_bavail * system.f_frsize,
-        complete=complete,
-        age=age,
-    )
-
-
-def _sizes(directory: Path) -> Iterator[int]:
-    """Give the size of each entry below a directory: 0 for all but regular files."""
-    opened: list[os._ScandirIterator[str]] = []
-    try:
-        with suppress(OSError):
-            opened.append(os.scandir(directory))
-        while opened:
-            entry = None
-            with suppress(OSError):
-                entry = next(opened[-1], None)
-            if entry is None:
-                opened.pop().close()
-                continue
-            try:
-                found = entry.stat(follow_symlinks=False)
-            except OSError:
-                continue
-            if stat.S_ISDIR(found.st_mode) and len(opened) < _MAX_DEPTH:
-                with suppress(OSError):
-                    opened.append(os.scandir(entry.path))
-            yield found.st_size if stat.S_ISREG(found.st_mode) else 0
-    finally:
-        for entries in opened:
-            entries.close()
+        """Return the figures: of the last complete walk, or of the part of the first one that there was time for."""
+        walk = self._walk
+        if walk is None or walk.is_outdated():
+            with suppress(RuntimeError):  # no thread can be started now: a later call tries again
+                walk = self._walk = _Walk(self._directory)
+                walk.wait(self._patience)
+        if walk is not None and walk.ended is not None:
+            self._complete = walk
+        walk = self._complete or walk
+        place = self._directory
+        while not os.path.exists(place) and place != place.parent:
+            place = place.parent
+        system = os.statvfs(place)
+        return Storage(
+            store=0 if walk is None else walk.store,
+            all=system.f_blocks * system.f_frsize,
+            used=(system.f_blocks - system.f_bfree) * system.f_frsize,
+            free=system.f_bfree * system.f_frsize,
+            available=system.f_bavail * system.f_frsize,
+            complete=self._complete is not None,
+            age=0.0 if walk is None or walk.ended is None else time.monotonic() - walk.ended,
+        )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
+import threading
 from pathlib import Path
 
 import pytest
 
-from shmstats.storage import Storage, StorageMeter, Walk
+from shmstats.storage import Storage, StorageMeter
 
 
 @pytest.fixture
@@ -18,11 +18,8 @@ def data(tmp_path: Path) -> Path:
     return directory
 
 
-def bytes_in(directory: Path) -> int:
-    walk = Walk(directory)
-    while not walk.advance(10):
-        pass
-    return walk.store
+def measure(directory: Path) -> Storage:
+    return StorageMeter(directory, 60).read()
 
 
 def test_the_size_is_the_sum_of_the_regular_files(data: Path, tmp_path: Path) -> None:
@@ -34,41 +31,42 @@ def test_the_size_is_the_sum_of_the_regular_files(data: Path, tmp_path: Path) ->
     (data / "link").symlink_to(outside)
     (data / "inner" / "dangling").symlink_to("nowhere")
     os.mkfifo(data / "fifo")
-    assert bytes_in(data) == 7
-    found = StorageMeter(data).read()
+    found = measure(data)
     assert (found.store, found.complete) == (7, True)
     assert 0 < found.available <= found.free <= found.all
-    assert StorageMeter(data / "missing").read().store == 0
+    assert measure(data / "missing").store == 0
 
 
 def test_a_tree_of_any_depth_leaves_no_descriptor_open(data: Path) -> None:
-    deep = data
     before = len(os.listdir("/proc/self/fd"))
+    deep = data
     for _ in range(200):
         deep = deep / "d"
         deep.mkdir()
         (deep / "f").write_bytes(b"x")
-    assert 0 < bytes_in(data) < 200
-    unfinished = Walk(data)
-    unfinished.advance(0)
-    del unfinished
+    assert measure(data).store == 200
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_the_directory_is_not_walked_again_before_the_interval_ends(data: Path) -> None:
-    meter = StorageMeter(data)
+    meter = StorageMeter(data, 60)
     meter.read()
     (data / "late").write_bytes(b"x")
     assert meter.read().store == 0
 
 
-def test_a_forked_child_measures_by_itself(data: Path) -> None:
+def test_a_forked_child_measures_by_itself(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (data / "f").write_bytes(b"x")
-    meter = StorageMeter(data)
-    meter._walk, meter._due = Walk(data), time.monotonic() + 3600  # as if a thread of the parent were measuring
+    goes_on = threading.Event()
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: goes_on.wait() and scandir(path))
+    meter = StorageMeter(data, 0)
     assert not meter.read().complete
     if not (child := os.fork()):
+        monkeypatch.undo()
+        meter._patience = 60
         os._exit(0 if meter.read()[:1] == (1,) else 1)
+    goes_on.set()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -80,7 +78,7 @@ def test_an_unreadable_directory_is_measured_without_its_content(data: Path) -> 
         try:
             if os.geteuid() == 0:
                 os.setresuid(65534, 65534, 65534)
-            found: Storage = StorageMeter(data / "below").read()
+            found = measure(data / "below")
             status = 0 if found.store == 0 < found.all else 2
         finally:
             os._exit(status)

@@ -247,15 +247,15 @@ def _recent(data: Path) -> Recent:
 
 def _system_figures(reader: BlockReader, settings: Settings) -> dict[str, int | float]:
     from shmstats.debug.processes import system_figures
-    from shmstats.storage import Walk
+    from shmstats.storage import StorageMeter
 
     figures = system_figures((worker.pid for worker in reader.workers.live()), reader.uptime)
     figures.pop("gc", None)  # it describes this process, which is not a worker
     if settings.stats.include_storage_stats_in_api:
-        walk = Walk(settings.path.data)
-        if not walk.advance(_LONGEST_WALK):
-            note(f"{settings.path.data} is large: its files hold at least {walk.store} bytes")
-        figures["store"] = walk.store
+        storage = StorageMeter(settings.path.data, _LONGEST_WALK).read()
+        if not storage.complete:
+            note(f"{settings.path.data} is large: its files hold at least {storage.store} bytes")
+        figures["store"] = storage.store
     return figures
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from helpers import PythonRunner, segment_of, wait_until
 
-from shmstats import storage
 from shmstats.storage import StorageMeter
 
 pytestmark = pytest.mark.far_from_core
@@ -172,12 +171,13 @@ def test_the_size_of_a_large_directory_is_a_lower_bound_until_it_is_measured(
 ) -> None:
     for i in range(50):
         (tmp_path / str(i)).write_bytes(b"x")
-    monkeypatch.setattr(storage, "PIECE", 0.0)
+    goes_on, scandir = Event(), os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: goes_on.wait() and scandir(path))
     meter = StorageMeter(tmp_path)
     first = meter.read()
     assert (first.store, first.complete) == (0, False)
     assert first.all > 0
-    monkeypatch.setattr(storage, "PIECE", 0.001)
+    goes_on.set()
     wait_until(lambda: meter.read().complete)
     assert meter.read().store == 50
 
