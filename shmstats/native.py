@@ -12,6 +12,7 @@ import threading
 import time
 from _thread import RLock as RLock
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 #: The clock that includes sleep of the machine and is the same in all processes; if there is none, the monotonic one.
@@ -127,3 +128,31 @@ class Thread:
             self._work()
         finally:
             self._over.release()
+
+
+class RepeatingThread(Thread):
+    """A daemon thread that does something at intervals, until it is stopped.
+
+    Args:
+        do: what it does.
+        name: of the thread.
+        interval: seconds from one beginning to the next; the thread rests for at least half of them.
+    """
+
+    def __init__(self, do: Callable[[], object], name: str, interval: float) -> None:
+        super().__init__(self._repeat, name)
+        self._do = do
+        self._interval = interval
+        self._stop: Any = make_lock()
+        self._stop.acquire()
+
+    def stop(self) -> None:
+        """Make it end after its current work."""
+        with suppress(RuntimeError):  # another thread has done so
+            self._stop.release()
+
+    def _repeat(self) -> None:
+        due = time.monotonic()
+        while not self._stop.acquire(timeout=max(due - time.monotonic(), 0.0)):
+            self._do()
+            due = max(due + self._interval, time.monotonic() + self._interval / 2)

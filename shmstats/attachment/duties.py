@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, Protocol, TypeGuard
+from typing import Protocol, TypeGuard
 
 from .. import native
 from ..config import Settings
-from ..once import Once
 from ..reading.attached import AttachedBlock
 from ..series import Snapshot
 
@@ -90,75 +89,48 @@ def _make_duty(module: str, settings: Settings) -> Duty | None:
     return duty
 
 
-class DutyThread:
-    """The thread of one duty.
+class Threads:
+    """The threads of the saver: one saves, and each duty has its own.
 
     Args:
-        duty: to be done.
-        look: returns the block and the values that the duty may show; None if there is nothing to do now.
+        tell: called with a line if one cannot be started.
     """
 
-    def __init__(self, duty: Duty, look: Callable[[Duty], tuple[AttachedBlock, Snapshot] | None]) -> None:
-        self._duty = duty
-        self._look = look
-        self._logged = Once()
-        self._stop: Any = native.make_lock()
-        self._stop.acquire()
-        self._thread = native.Thread(self._work, f"shmstats-{duty.name}")
+    def __init__(self, tell: Callable[[str], object]) -> None:
+        self._tell = tell
+        self._threads: list[native.RepeatingThread] = []
 
-    def start(self) -> None:
-        """Start it.
+    @property
+    def live(self) -> bool:
+        """Whether there are threads, and the first one is still running."""
+        return bool(self._threads) and self._threads[0].lives
 
-        Raises:
-            RuntimeError: no thread can be started now.
+    def start(self, name: str, interval: float, do: Callable[[], object]) -> bool:
+        """Start one more; returns whether that is possible now.
+
+        Args:
+            name: a word for it.
+            interval: seconds from one beginning to the next.
+            do: called at each interval.
         """
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End it after its current work."""
-        with suppress(RuntimeError):  # another thread has done so
-            self._stop.release()
-
-    def join(self, seconds: float) -> bool:
-        """Wait for its end for a short time; returns whether it has ended."""
-        return self._thread.join(seconds)
-
-    def _work(self) -> None:
-        due = time.monotonic()
-        while not self._stop.acquire(timeout=max(due - time.monotonic(), 0.0)):
-            due = max(due + self._duty.interval, time.monotonic())
-            self._perform()
-
-    def _perform(self) -> None:
+        thread = native.RepeatingThread(do, f"shmstats-{name}", interval)
+        self._threads.append(thread)
         try:
-            found = self._look(self._duty)
-            if found is not None:
-                self._duty.perform(*found)
-        except Exception as error:
-            if self._stop.locked():  # else the process has left the block
-                log_failure(self._duty, error, self._logged)
+            thread.start()
+        except RuntimeError as error:
+            self._threads.remove(thread)
+            if not native.is_at_end(error):
+                self._tell(
+                    f"process {os.getpid()} cannot start the thread {name}, and leaves saving to other processes:"
+                    f" {error}. Check the limits of processes (ulimit -u, pids.max)"
+                )
+            return False
+        return True
 
-
-def finish_all(duties: Iterable[Duty], block: AttachedBlock, snapshot: Snapshot) -> None:
-    """Finish each duty; exceptions are logged."""
-    for duty in duties:
-        try:
-            duty.finish(block, snapshot)
-        except Exception as error:
-            log_failure(duty, error, Once())
-
-
-def log_failure(duty: Duty, error: Exception, logged: Once) -> None:
-    """Log an exception of a duty, each text once."""
-    text = f"{type(error).__name__}: {error}"
-    if logged.first(text):
-        log.error("the duty %s failed, and is done again at its next interval: %s", duty.name, text)
-
-
-def stop_all(threads: Sequence[DutyThread], seconds: float) -> None:
-    """End threads of duties, and wait for all of them together for a time."""
-    for thread in threads:
-        thread.stop()
-    deadline = time.monotonic() + seconds
-    for thread in threads:
-        thread.join(deadline - time.monotonic())
+    def stop(self, seconds: float) -> None:
+        """End all of them after their current work, and wait for that together for a time."""
+        for thread in self._threads:
+            thread.stop()
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(deadline - time.monotonic())

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,7 +27,7 @@ from ..block.outdated import remove_outdated
 from ..config import Settings
 from ..reading.attached import AttachedBlock
 from ..series import Snapshot
-from .duties import Duty, DutyThread, finish_all, is_exposing, make_duties, stop_all
+from .duties import Duty, Threads, is_exposing, make_duties
 from .peers import Watch
 
 log = logging.getLogger("shmstats")
@@ -82,10 +83,9 @@ class Saver:
         self._began = time.monotonic()
         self._stopped = False
         self._term = 0
-        self._thread: native.Thread | None = None
-        self._wake: Any = None
+        self._threads = Threads(tell_once)
+        self._begins = False
         self._duties: list[Duty] | None = None
-        self._duty_threads: list[DutyThread] = []
         self._saved: tuple[int, Snapshot] | None = None
         self._hanging: tuple[int, float] | None = None
         self._exposing: Any = native.make_lock()
@@ -108,7 +108,7 @@ class Saver:
                 self._locks.try_lock(SAVER)
                 self._watch = self._watch or Watch(self._tell)
                 self._watch.look(self._block.name, self._block.workers.live())
-                if self._thread is None or not self._thread.lives:
+                if not self._threads.live:
                     self._begin()
             elif self._is_vacant():
                 self._take_term()
@@ -147,41 +147,34 @@ class Saver:
             self._locks.unlock(SAVER)
 
     def _begin(self) -> None:
-        """Start the threads; if that is impossible now, another process, or a later check, takes the term."""
-        self._wake = native.make_lock()
-        self._wake.acquire()
-        thread = native.Thread(self._work, "shmstats-saver")
-        try:
-            thread.start()
-        except RuntimeError as error:
+        """Start the saving thread; if that is impossible now, another process, or a later check, takes the term."""
+        self._threads.stop(0.0)
+        self._threads = Threads(self._tell_once)
+        self._begins = True
+        if not self._threads.start("saver", self._interval, self._keep):
             self._give_up()
-            if not native.is_at_end(error):
-                self._tell_once(
-                    f"process {os.getpid()} cannot start a thread to save, and leaves saving to other processes:"
-                    f" {error}. Check the limits of processes (ulimit -u, pids.max)"
-                )
-            return
-        self._thread = thread
 
-    def _work(self) -> None:
-        """Save at intervals, as long as this process has the term."""
-        wake, due = self._wake, self._began + self._interval
+    def _goes_on(self) -> bool:
+        """Return whether this process still has the term; otherwise end the threads."""
+        if not self._stopped and self.elected:
+            return True
+        self._threads.stop(0.0)
+        return False
+
+    def _keep(self) -> None:
+        """Save, if this process still has the term and it is time; begin the duties the first time."""
         try:
-            self._start_duties()
-            with suppress(BlockError):  # the modules cannot be imported, which the failing save reports
-                snapshots().remove_stale(self._directory)
-            while not wake.acquire(timeout=max(due - time.monotonic(), 0.0)) and self.elected:
-                self._block.header.saver_heartbeat = _now()
-                if self._settings.stats.persist:
-                    self.save_or_tell()
-                due = time.monotonic() + self._interval
-        except (OSError, BlockError) as error:  # what saves could not be imported: the next look begins again
-            self._note_failure(error)
+            if not self._goes_on():
+                return
+            self._block.header.saver_heartbeat = _now()
+            if self._begins:
+                self._begins = False
+                self._begin_duties()
+            if self._settings.stats.persist and time.monotonic() >= self._began + self._interval:
+                self.save_or_tell()
         except (ValueError, AttributeError):
             if not self._stopped:  # else the process has left the block
                 raise
-        finally:
-            stop_all(self._duty_threads, 0.0)
 
     # Duties ----------------------------------------------------------------------------------------
 
@@ -192,30 +185,35 @@ class Saver:
                 self._duties = make_duties(self._settings)
         return self._duties
 
-    def _start_duties(self) -> None:
-        self._duty_threads = []
+    def _begin_duties(self) -> None:
         for duty in self._made_duties():
-            thread = DutyThread(duty, self._look_for)
-            try:
-                thread.start()
-            except RuntimeError as error:
-                if not native.is_at_end(error):
-                    self._tell_once(
-                        f"process {os.getpid()} cannot start a thread for {duty.name}: {error}. Check the limits of"
-                        f" processes (ulimit -u, pids.max)"
-                    )
-            else:
-                self._duty_threads.append(thread)
+            if not self._threads.start(duty.name, duty.interval, partial(self._perform, duty)):
+                self._give_up()
+                return
+        with suppress(BlockError, OSError):  # the next save reports what is wrong
+            snapshots().remove_stale(self._directory)
 
-    def _look_for(self, duty: Duty) -> tuple[AttachedBlock, Snapshot] | None:
-        """Return the block and the values that a duty may show; None if this process no longer has the term."""
-        if not self.elected:
-            return None
-        if not is_exposing(duty):
-            return self._block, self._block.reader.read()
-        duty.prepare()
-        snapshot = self.exposed()
-        return (self._block, snapshot) if self.elected else None
+    def _perform(self, duty: Duty) -> None:
+        """Do a duty with the values that it may show, if this process still has the term."""
+        try:
+            if not self._goes_on():
+                return
+            if is_exposing(duty):
+                duty.prepare()
+                snapshot = self.exposed()
+                if not self.elected:
+                    return
+            else:
+                snapshot = self._block.reader.read()
+            duty.perform(self._block, snapshot)
+        except Exception as error:
+            if not self._stopped:  # else the process has left the block
+                self._tell_failure(duty, error)
+
+    def _tell_failure(self, duty: Duty, error: Exception) -> None:
+        self._tell_once(
+            f"the duty {duty.name} failed, and is done again at its next interval: {type(error).__name__}: {error}"
+        )
 
     # Saving ----------------------------------------------------------------------------------------
 
@@ -283,7 +281,11 @@ class Saver:
         if self._settings.stats.persist:
             snapshots().remove_stale(self._directory)
             snapshots().save(self._directory, snapshot)
-        finish_all(self._made_duties(), block, snapshot)
+        for duty in self._made_duties():
+            try:
+                duty.finish(block, snapshot)
+            except Exception as error:
+                self._tell_failure(duty, error)
 
     def stop(self, wait: bool = True) -> None:
         """Stop saving, and let another process take the term. A save that is cut off by that is no failure.
@@ -292,14 +294,7 @@ class Saver:
             wait: whether to wait for a running save, for a short time.
         """
         self._stopped = True
-        seconds = _STOP_SECONDS if wait else 0.0
-        for thread in self._duty_threads:
-            thread.stop()
-        with suppress(RuntimeError, AttributeError):  # there is no thread to wake, or another thread has woken it
-            self._wake.release()
-        if self._thread is not None:
-            self._thread.join(seconds)
-        stop_all(self._duty_threads, seconds)
+        self._threads.stop(_STOP_SECONDS if wait else 0.0)
         if self._term:
             with suppress(ValueError, OSError):  # another thread has left the block, and given up the term
                 self._give_up()

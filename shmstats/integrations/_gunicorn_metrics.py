@@ -104,9 +104,7 @@ class BacklogMeter:
         self._sockets = [each.sock for each in listeners if each.sock.family in (socket.AF_INET, socket.AF_INET6)]
         self._show = show
         self._tell = tell
-        self._stop: Any = native.make_lock()
-        self._stop.acquire()
-        self._thread = native.Thread(self._work, "shmstats-backlog")
+        self._thread = native.RepeatingThread(self._measure, "shmstats-backlog", _MEASURE_SECONDS)
 
     def start(self) -> None:
         """Measure from now on until the process ends; without a TCP socket, do nothing."""
@@ -117,19 +115,17 @@ class BacklogMeter:
 
     def stop(self) -> None:
         """Stop measuring."""
-        if self._stop.locked():
-            self._stop.release()
-            self._thread.join(_MEASURE_SECONDS)
+        self._thread.stop()
+        self._thread.join(_MEASURE_SECONDS)
 
-    def _work(self) -> None:
-        while not self._stop.acquire(timeout=_MEASURE_SECONDS):
-            try:
-                self._show(self._waiting())
-            except Exception as error:
-                if any(each.fileno() < 0 for each in self._sockets):  # the master is stopping, and listens no more
-                    break
+    def _measure(self) -> None:
+        try:
+            self._show(self._waiting())
+        except Exception as error:
+            if any(each.fileno() < 0 for each in self._sockets):  # the master is stopping, and listens no more
+                self._thread.stop()
+            else:
                 self._tell("measuring the backlog failed", error)
-        self._stop.release()
 
     def _waiting(self) -> int:
         infos = (each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.size) for each in self._sockets)

@@ -697,7 +697,7 @@ def test_a_saver_started_while_another_thread_leaves_is_stopped(
     stats.incr("c", "m")
     agent = attachment._agent
     stats.close()
-    assert saver._thread.join(30)
+    assert all(thread.join(30) for thread in saver._threads._threads)
     assert agent._run is None or agent._run.thread.join(30)
     assert (saved_total(data), errors(caplog)) == (8, [])
 
