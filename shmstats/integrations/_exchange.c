@@ -12,17 +12,18 @@
 
 /* Names of attributes and of keys of the environment, and names from `_requests` and `time`. */
 #define NAMES(USE)                                                                                                     \
-    USE(exchange, "exchange") USE(paths, "paths") USE(prefixes, "prefixes") USE(serving, "serving") USE(begin, "begin")            \
-    USE(end, "end") USE(enter, "enter") USE(leave, "leave") USE(tell, "tell") USE(note, "note") USE(fail, "fail")      \
-    USE(finish, "finish") USE(close, "close") USE(around_other, "around_other") USE(finish_early, "finish_early")        \
-    USE(url_rule, "url_rule") USE(rule, "rule") USE(endpoint, "endpoint") USE(path_info, "PATH_INFO")                  \
-    USE(script_name, "SCRIPT_NAME") USE(request_method, "REQUEST_METHOD") USE(content_length, "CONTENT_LENGTH")        \
+    USE(exchange, "exchange") USE(paths, "paths") USE(prefixes, "prefixes") USE(serving, "serving")                    \
+    USE(begin, "begin") USE(end, "end") USE(enter, "enter") USE(leave, "leave") USE(tell, "tell") USE(note, "note")    \
+    USE(fail, "fail") USE(finish, "finish") USE(write, "write") USE(close, "close")                                    \
+    USE(around_other, "around_other") USE(finish_early, "finish_early") USE(url_rule, "url_rule") USE(rule, "rule")    \
+    USE(endpoint, "endpoint") USE(path_info, "PATH_INFO") USE(script_name, "SCRIPT_NAME")                              \
+    USE(request_method, "REQUEST_METHOD") USE(content_length, "CONTENT_LENGTH")                                        \
     USE(transfer_encoding, "HTTP_TRANSFER_ENCODING") USE(empty, "") USE(werkzeug_request, "werkzeug.request")          \
-    USE(file_wrapper, "wsgi.file_wrapper") USE(sized, "sized") USE(class, "__class__") USE(head, "HEAD") USE(own_endpoints, "shmstats.")
+    USE(file_wrapper, "wsgi.file_wrapper") USE(sized, "sized") USE(class, "__class__") USE(head, "HEAD")               \
+    USE(own_endpoints, "shmstats.")
 #define BORROWED(USE)                                                                                                  \
     USE(methods, "METHODS") USE(other, "OTHER") USE(unmatched, "UNMATCHED") USE(own, "OWN") USE(route, "ROUTE")        \
-    USE(server_error, "SERVER_ERROR") USE(recorded, "RECORDED")                        \
-    USE(perf_counter, "perf_counter")
+    USE(server_error, "SERVER_ERROR") USE(recorded, "RECORDED") USE(perf_counter, "perf_counter")
 
 typedef struct {
 #define DECLARE(name, text) PyObject *name;

@@ -193,28 +193,6 @@ make_exchange(PyTypeObject *type, Middleware *middleware, PyObject *environ, PyO
 }
 
 static PyObject *
-Exchange_write(PyObject *self, PyObject *args, PyObject *names)
-{
-    static char *keywords[] = {"data", NULL};
-    Exchange *exchange = (Exchange *)self;
-    PyObject *data;
-    if (!PyArg_ParseTupleAndKeywords(args, names, "O:write", keywords, &data))
-        return NULL;
-    PyObject *result = PyObject_CallOneArg(exchange->server_write == NULL ? Py_None : exchange->server_write, data);
-    if (result == NULL)
-        return NULL;
-    Py_ssize_t size = PyObject_Size(data);
-    if (size < 0) {
-        Py_DECREF(result);
-        return NULL;
-    }
-    exchange->sent += size;
-    return result;
-}
-
-static PyMethodDef Exchange_methods[];
-
-static PyObject *
 Exchange_start(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
 {
     Exchange *exchange = (Exchange *)self;
@@ -244,7 +222,7 @@ Exchange_start(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject
         else
             Py_XSETREF(exchange->rule, rule);
     }
-    return PyCFunction_New(&Exchange_methods[1], self);
+    return PyObject_GetAttr(self, exchange->state->write);
 }
 
 /* Return the response that the server gets: this object, if the application's response is a list, which has a length,
@@ -335,7 +313,6 @@ COLLECTED(Exchange, EACH_MEMBER, (void)0)
 
 static PyMethodDef Exchange_methods[] = {
     {"start", (PyCFunction)(void (*)(void))Exchange_start, METH_FASTCALL | METH_KEYWORDS, NULL},
-    {"write", (PyCFunction)(void (*)(void))Exchange_write, METH_VARARGS | METH_KEYWORDS, NULL},
     {"around", Exchange_around, METH_O, NULL},
     {"close", Exchange_close, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

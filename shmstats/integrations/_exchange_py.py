@@ -61,6 +61,7 @@ class PlainExchange:
         status: of the response; None before there is one.
         headers: likewise.
         rule: the URL rule of Flask that matched; None for none.
+        server_write: the result of the server's ``start_response``.
         response: the application's response.
         sent: bytes of the response's body so far.
         over: whether the request is recorded.
@@ -70,6 +71,7 @@ class PlainExchange:
     sized: type[PlainExchange]
 
     # The other cases, which the class that inherits has.
+    write: Callable[[bytes], object]
     note: Callable[[], None]
     around_other: Callable[[Iterable[bytes]], Iterable[bytes]]
     finish: Callable[[str | Cut | None], None]
@@ -87,6 +89,7 @@ class PlainExchange:
         self.status: str | None = None
         self.headers: Sequence[tuple[str, str]] | None = None
         self.rule: Any = None
+        self.server_write: Any = None
         self.response: Any = None
         self.sent = 0
         self.over = False
@@ -102,7 +105,7 @@ class PlainExchange:
         given = named | dict(zip(("status", "headers"), arguments, strict=False))
         if not given.keys() >= {"status", "headers"}:
             raise TypeError("start_response() takes a status and headers")
-        self._write = self.start_response(*arguments, **named)
+        self.server_write = self.start_response(*arguments, **named)
         self.status = given["status"]
         self.headers = given["headers"]
         request = self.environ.get("werkzeug.request")
@@ -110,12 +113,6 @@ class PlainExchange:
             with suppress(Exception):
                 self.rule = request.url_rule
         return self.write
-
-    def write(self, data: bytes) -> object:
-        """The result of ``start_response``."""
-        result = self._write(data)
-        self.sent += len(data)
-        return result
 
     def around(self, response: Iterable[bytes]) -> Iterable[bytes]:
         """Return the response that the server gets instead of the application's."""

@@ -67,10 +67,8 @@ class WsgiExchange(PlainExchange):
     def around_other(self, response: Iterable[bytes]) -> Iterable[bytes]:
         """Return the response that the server gets instead of one that is not a plain iterator."""
         wrapper = self.environ.get("wsgi.file_wrapper")
-        if wrapper is not None and isinstance(wrapper, type) and isinstance(response, wrapper):
+        if isinstance(wrapper, type) and isinstance(response, wrapper):
             return self._around_file(response)
-        if hasattr(response, "__next__"):
-            return self
         if hasattr(response, "__len__"):
             self.__class__ = _SizedExchange
             return self
@@ -78,6 +76,12 @@ class WsgiExchange(PlainExchange):
             self.finish(self.status)  # a sign between the application and its server (gunicorn has one)
             return response
         return self
+
+    def write(self, data: bytes) -> object:
+        """The result of ``start_response``: pass a part of the body to the server."""
+        result = self.server_write(data)
+        self.sent += len(data)
+        return result
 
     def note(self) -> None:
         """Show other processes that this request is being served."""
