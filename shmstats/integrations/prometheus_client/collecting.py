@@ -28,7 +28,7 @@ class Scrape:
 
     Args:
         store: read once, when something needs it.
-        registry: the one that is collected.
+        registry: the one that is collected; None if something is collected outside of any.
         names: the requested ones; None for all.
         exposed: whether others will see it: then it is saved before.
     """
@@ -36,7 +36,7 @@ class Scrape:
     def __init__(
         self,
         store: MetricStore,
-        registry: CollectorRegistry,
+        registry: CollectorRegistry | None = None,
         names: Container[str] | None = None,
         exposed: bool = True,
     ) -> None:
@@ -60,6 +60,8 @@ class Scrape:
         """Tell whether a gauge is requested, by its metric of the block."""
         if self._names is not None and name_of(metric) not in self._names:
             return False
+        if self.registry is None:
+            return True
         for collector in list(self.registry._collector_to_names):
             own = _family_of(collector)
             if is_collector_of_all(collector) or (own is not None and own.metric == metric):
@@ -85,13 +87,13 @@ class Scrape:
             return
         for family, lines in self.reading.families.values():
             if family.default and not self._has(family) and self._store.is_current(family):
-                yield from rendered(self._store, self.reading, family, lines)
+                yield from self.show(family, lines)
 
     def _has(self, family: ClientFamily) -> bool:
-        """Tell whether the registry itself has, or had, a family: its own, or that of another collector."""
+        """Tell whether the default registry itself has, or had, a family: its own, or that of another collector."""
         if self._store.knows(family):
             return True
-        collector = self.registry._names_to_collectors.get(family.name)
+        collector = REGISTRY._names_to_collectors.get(family.name)
         return collector is not None and _family_of(collector) is None
 
     def beside(self) -> Iterator[Metric]:
@@ -99,18 +101,36 @@ class Scrape:
 
         That is what collectors of all show, and its metrics that newer processes have declared with other names.
         """
+        assert self.registry is not None
         for collector in list(self.registry._collector_to_names):
             own = _family_of(collector)
             if is_collector_of_all(collector) or (own is not None and own.key in self.reading.families):
                 yield from collector.collect()
         yield from self.rest()
 
-    def takes(self, family: ClientFamily) -> bool:
-        """Tell whether a family shares no name with one already shown; it counts as shown from now on."""
-        if self._shown & family.exposed:
-            return False
+    def has_shown(self, family: ClientFamily) -> bool:
+        """Tell whether a name of a family is already on the page."""
+        return bool(self._shown & family.exposed)
+
+    def show(self, family: ClientFamily, lines: list[Line]) -> Iterator[Metric]:
+        """Give a family as a metric of prometheus_client; nothing if one of its names is already on the page.
+
+        Also nothing if that fails, which is logged and counted.
+        """
+        if self.has_shown(family):
+            return
         self._shown |= family.exposed
-        return True
+        try:
+            metric = Metric(family.name, family.help, family.type, family.unit)
+            metric.samples = [
+                sample._replace(name=family.name + sample.name)
+                for line in lines
+                for sample in SAMPLES[family.type](self.reading, family, line)
+            ]
+        except Exception as error:
+            self._store.leave_out(family, error)
+        else:
+            yield metric
 
 
 class BlockCollector:
@@ -142,37 +162,32 @@ def is_collector_of_all(collector: object) -> bool:
 
 def collect_all(store: MetricStore, collector: object) -> Iterator[Metric]:
     """Give all metrics, except those that the scraped registry has from other collectors."""
-    scrape = _scrape.get()
-    reading = _read(store) if scrape is None else scrape.reading
-    taken: Mapping[str, object] = {} if scrape is None else scrape.registry._names_to_collectors
-    shown: set[str] = set()
-    for family, lines in sorted(reading.families.values(), key=lambda found: found[0].instance):
+    scrape = _current(store)
+    taken: Mapping[str, object] = {} if scrape.registry is None else scrape.registry._names_to_collectors
+    for family, lines in sorted(scrape.reading.families.values(), key=lambda found: found[0].instance):
         if taken.get(family.name, collector) is not collector or not store.is_current(family):
             continue
-        if shown & family.exposed:
-            if family.instance:
-                store.tell(
-                    f"prometheus_client's metric {family.name!r} is in several registries of the application: a"
-                    " collector of all metrics shows the first of them only"
-                )
-            continue
-        shown |= family.exposed
-        yield from rendered(store, reading, family, lines)
+        if family.instance and scrape.has_shown(family):
+            store.tell(
+                f"prometheus_client's metric {family.name!r} is in several registries of the application: a"
+                " collector of all metrics shows the first of them only"
+            )
+        yield from scrape.show(family, lines)
 
 
 def collect_one(metric: Any) -> list[Metric]:
     """Return the current state of a metric of this process, from the block; of a child, without its labels."""
     store, own = metric._recorder.store, metric._recorder.family
-    scrape = _scrape.get()
-    reading = _read(store, own.metric) if scrape is None else scrape.reading
-    found = reading.families.get(own.key)
-    if found is None and any(family.exposed & own.exposed for family, _ in reading.families.values()):
+    scrape = _current(store, {own.name})
+    families = scrape.reading.families
+    found = families.get(own.key)
+    if found is None and any(family.exposed & own.exposed for family, _ in families.values()):
         return []  # newer processes have replaced it by another metric
     family, lines = found or (own, [])
     if not metric._labelvalues:
-        return list(rendered(store, reading, family, lines))
+        return list(scrape.show(family, lines))
     given = dict(labels_of(metric))
-    shown = list(rendered(store, reading, family, [line for line in lines if given.items() <= set(line.labels)]))
+    shown = list(scrape.show(family, [line for line in lines if given.items() <= set(line.labels)]))
     for each in shown:
         each.samples = [
             sample._replace(labels={name: value for name, value in sample.labels.items() if name not in given})
@@ -181,34 +196,15 @@ def collect_one(metric: Any) -> list[Metric]:
     return shown
 
 
-def _read(store: MetricStore, metric: str | None = None) -> Reading:
-    """Read the block, outside of a scrape: one metric, or all."""
-    store.functions.refresh_everywhere([each for each in store.functions.metrics() if metric in (None, each)])
-    return store.read()
+def _current(store: MetricStore, names: Container[str] | None = None) -> Scrape:
+    """Return the active scrape; if something is collected outside of any, one for that, which nobody else sees."""
+    return _scrape.get() or Scrape(store, names=names, exposed=False)
 
 
 def _family_of(collector: object) -> ClientFamily | None:
     """Return the family that a collector shows; None if it is not a metric on the block."""
     recorder = vars(collector).get("_recorder") if hasattr(collector, "__dict__") else None
     return None if recorder is None else recorder.family
-
-
-def rendered(store: MetricStore, reading: Reading, family: ClientFamily, lines: list[Line]) -> Iterator[Metric]:
-    """Give a family as a metric of prometheus_client; nothing if that fails, which is logged and counted."""
-    scrape = _scrape.get()
-    if scrape is not None and not scrape.takes(family):
-        return
-    try:
-        metric = Metric(family.name, family.help, family.type, family.unit)
-        metric.samples = [
-            sample._replace(name=family.name + sample.name)
-            for line in lines
-            for sample in SAMPLES[family.type](reading, family, line)
-        ]
-    except Exception as error:
-        store.leave_out(family, error)
-    else:
-        yield metric
 
 
 # The methods of registries and of the multiprocess mode that are replaced ------------------------------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -36,41 +36,30 @@ OF_ONE_PROCESS: tuple[Any, ...] = (
 #: The oldest version that works.
 _OLDEST = "0.20"
 
-#: The classes of metrics.
-_TYPES = ("Counter", "Gauge", "Histogram", "Summary", "Info", "Enum")
+_OF_EACH_TYPE = ("_metric_init", "_child_samples")
+_OF_EACH_METRIC = ("_name", "_type", "_documentation", "_unit", "_labelnames", "_labelvalues", "_metrics", "_lock")
 
-#: What is replaced, called or read, by its owner.
-_NAMES = {
+#: What is replaced, called or read, by its owner; functions with the parameters that they must take.
+_USED = {
     "metrics": ("_use_created", "_validate_exemplar", "floatToGoString"),
-    "metrics.MetricWrapperBase": ("collect", "labels", "remove", "clear", "_is_parent", "_raise_if_not_observable"),
-    "registry.CollectorRegistry": ("collect",),
-    "registry.RestrictedRegistry": ("collect",),
-    "multiprocess.MultiProcessCollector": ("collect",),
-    "values": ("MutexValue",),
-}
-
-#: Methods and functions that are replaced or called, with the parameters that they must take.
-_PARAMETERS = {
-    "metrics.MetricWrapperBase.__init__": (
-        *("name", "documentation", "labelnames", "namespace", "subsystem", "unit", "registry", "_labelvalues"),
+    "metrics.MetricWrapperBase": (
+        "__init__(name, documentation, labelnames, namespace, subsystem, unit, registry, _labelvalues)",
+        *("collect", "labels", "remove", "clear", "_is_parent", "_raise_if_not_observable"),
     ),
-    "metrics.Gauge.set_function": ("f",),
-    "metrics.Histogram.observe": ("amount", "exemplar"),
-    "metrics.Summary.observe": ("amount",),
-    "metrics.Info.info": ("val",),
-    "metrics.Enum.__init__": ("states",),
-    "metrics.Enum.state": ("state",),
-    "registry.CollectorRegistry.register": ("collector",),
-    "registry.CollectorRegistry.get_sample_value": ("name", "labels"),
-    "multiprocess.MultiProcessCollector.__init__": ("registry", "path"),
-    "multiprocess.mark_process_dead": ("pid", "path"),
-}
-
-#: Attributes that a metric with labels must have, by its class.
-_METRIC = ("_name", "_type", "_documentation", "_unit", "_labelnames", "_labelvalues", "_metrics", "_lock")
-_ATTRIBUTES = {
-    "Gauge": (*_METRIC, "_multiprocess_mode"),
-    "Histogram": (*_METRIC, "_upper_bounds"),
+    "metrics.Counter": _OF_EACH_TYPE,
+    "metrics.Gauge": (*_OF_EACH_TYPE, *_OF_EACH_METRIC, "_multiprocess_mode", "set_function(f)"),
+    "metrics.Histogram": (*_OF_EACH_TYPE, *_OF_EACH_METRIC, "_upper_bounds", "observe(amount, exemplar)"),
+    "metrics.Summary": (*_OF_EACH_TYPE, "observe(amount)"),
+    "metrics.Info": (*_OF_EACH_TYPE, "info(val)"),
+    "metrics.Enum": (*_OF_EACH_TYPE, "__init__(states)", "state(state)"),
+    "registry.CollectorRegistry": (
+        *("collect", "register(collector)", "get_sample_value(name, labels)"),
+        *("_names_to_collectors", "_collector_to_names"),
+    ),
+    "registry.RestrictedRegistry": ("collect", "_name_set", "_registry"),
+    "multiprocess": ("mark_process_dead(pid, path)",),
+    "multiprocess.MultiProcessCollector": ("__init__(registry, path)", "collect"),
+    "values": ("MutexValue",),
 }
 
 
@@ -94,26 +83,34 @@ def check() -> None:
 
 
 def _missing() -> Iterator[str]:
-    of_each_type = {f"metrics.{name}": ("_metric_init", "_child_samples") for name in _TYPES}
-    for owner, names in (_NAMES | of_each_type).items():
-        yield from _lacking(owner, _at(owner), names)
-    for path, parameters in _PARAMETERS.items():
-        function = _at(path)
-        if function is None:
-            yield path
-        elif lacking := [name for name in parameters if name not in inspect.signature(function).parameters]:
-            yield f"{path} without {', '.join(lacking)}"
-    for name, attributes in _ATTRIBUTES.items():
-        try:
-            made = getattr(metrics, name)("shmstats_check", "Made to look at.", ["label"], registry=None)
-        except Exception as error:
-            yield f"metrics.{name} ({type(error).__name__}: {error})"
-            continue
-        yield from _lacking(f"metrics.{name}", made, attributes)
+    try:
+        made = _made()
+    except Exception as error:
+        yield f"its objects cannot be made: {type(error).__name__}: {error}"
+        return
+    for path, used in _USED.items():
+        owner = made.get(path, _at(path))
+        for each in used:
+            name, bracket, parameters = each.rstrip(")").partition("(")
+            if not hasattr(owner, name):
+                yield f"{path}.{name}"
+            elif bracket:
+                taken = inspect.signature(getattr(owner, name)).parameters
+                lacking = [parameter for parameter in parameters.split(", ") if parameter not in taken]
+                if lacking:
+                    yield f"{path}.{name} without {', '.join(lacking)}"
+
+
+def _made() -> dict[str, Any]:
+    """Return objects of the classes whose objects have more attributes than the class."""
+    named = ("shmstats_check", "Made to look at.", ["label"])
     plain = registry.CollectorRegistry()
-    yield from _lacking("registry.CollectorRegistry", plain, ("_names_to_collectors", "_collector_to_names"))
-    restricted = plain.restricted_registry([])
-    yield from _lacking("registry.RestrictedRegistry", restricted, ("_name_set", "_registry"))
+    return {
+        "metrics.Gauge": metrics.Gauge(*named, registry=None),
+        "metrics.Histogram": metrics.Histogram(*named, registry=None),
+        "registry.CollectorRegistry": plain,
+        "registry.RestrictedRegistry": plain.restricted_registry([]),
+    }
 
 
 def _at(path: str) -> Any:
@@ -122,10 +119,6 @@ def _at(path: str) -> Any:
     for name in path.split("."):
         found = getattr(found, name, None)
     return found
-
-
-def _lacking(what: str, made: object, attributes: Iterable[str]) -> list[str]:
-    return [f"{what}.{name}" for name in attributes if not hasattr(made, name)]
 
 
 # Replacing ------------------------------------------------------------------------------------------
