@@ -14,8 +14,8 @@ from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 from .. import registry as registries
-from ..block.keys import MAX_TEXT_BYTES, check_text
-from ..checks import RESERVED, check_buckets, check_label_names
+from ..block.keys import check_text
+from ..checks import RESERVED, check_buckets, check_label_names, label_value
 from ..frozen import NamedTuple
 from ._failures import Failures
 from ._request_metrics import RequestMetrics
@@ -171,7 +171,7 @@ class RequestRecorder:
         """Count an exception that the application did not handle, by its type."""
         try:
             if not self._is_excluded(route):
-                self._prepare().count_exception(_label(route), _label(_type_name(error)))
+                self._prepare().count_exception(route, _type_name(error))
         except Exception as failure:
             self.tell("an exception was not counted", failure)
 
@@ -192,7 +192,7 @@ class RequestRecorder:
             closed, are_open = self._prepare().websockets()
             are_open.decr()
             if not self._is_excluded(route):
-                closed.labels(_label(route), status_label(status), *labels).incr()
+                closed.labels(route, status_label(status), *labels).incr()
         except Exception as error:
             self.tell("a websocket was not recorded", error)
 
@@ -207,7 +207,7 @@ class RequestRecorder:
                     f"label_values must return {len(self._labelnames)} texts"
                     f" ({', '.join(self._labelnames)}), not {values!r:.80}"
                 )
-            return tuple([_label(value) for value in values])
+            return tuple(map(label_value, values))
         except Exception as error:
             self.tell("the values of further labels could not be computed", error)
             return self.no_labels
@@ -243,7 +243,7 @@ class RequestRecorder:
         if not self._is_excluded(route):
             text = status_label(status)
             failed = isinstance(status, Cut) or text >= "400"
-            series = self._prepare().series(text, failed, (method, _label(route), *labels))
+            series = self._prepare().series(text, failed, (method, route, *labels))
             if route != UNMATCHED:
                 self._knows_routes = True
             elif not failed and not self._knows_routes and self._without_route < _WITHOUT_ROUTE:
@@ -384,12 +384,6 @@ def status_label(status: str | int | Cut) -> str:
 def _type_name(error: BaseException) -> str:
     kind = type(error)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _label(value: object) -> str:
-    """Return text that can be a label value: an application may give any text, which must be counted too."""
-    text = str(value).replace("\0", "\ufffd").encode(errors="replace")
-    return text[:MAX_TEXT_BYTES].decode(errors="ignore")
 
 
 def _nothing() -> None:

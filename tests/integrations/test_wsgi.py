@@ -311,7 +311,7 @@ def test_the_route_can_be_set_by_the_application_or_a_callable(counts: Read) -> 
 
 @pytest.mark.parametrize(
     ("route", "label"),
-    [("/\0", "/\N{REPLACEMENT CHARACTER}"), ("/\ud800", "/?"), ("/" + "ä" * 200, "/" + "ä" * 127)],
+    [("/\0", "/?"), ("/\ud800", "/?"), ("/" + "ä" * 200, "/" + "ä" * 117 + "...a29865fda7f14bd7")],
 )
 def test_any_text_can_be_a_route(counts: Read, route: str, label: str) -> None:
     Answer(ShmStatsMiddleware(answering(b""), route=lambda environ: route))
