@@ -151,10 +151,8 @@ class GunicornWorker:
         self._requests = _made("counter", "gunicorn_requests", "Finished requests.", ("method", "status"))
         took = "Time from a request's headers to the end of its response, in seconds."
         self._durations = _made("histogram", "gunicorn_request_duration", took, ("method",))
-        answered = "Requests being served."
-        self._in_progress = _made("gauge", "gunicorn_requests_in_progress", answered, mode="livesum")
-        doing = "Live workers, by state."
-        states = _made("gauge", "gunicorn_workers", doing, ("state",), mode="livesum")
+        self._in_progress = _made("gauge", "gunicorn_requests_in_progress", "Requests being served.", mode="livesum")
+        states = _made("gauge", "gunicorn_workers", "Live workers, by state.", ("state",), mode="livesum")
         possible = "Requests that the live workers can serve at the same time."
         capacities = _made("gauge", "gunicorn_capacity", possible, mode="livesum")
         busy = "Time that requests, finished or not, took of each second of each worker."
