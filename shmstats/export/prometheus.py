@@ -6,28 +6,21 @@ https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from shmstats.export.escaping import is_metric_name
 from shmstats.export.naming import ExposedFamily, ExposedSeries, Type, without_state
 from shmstats.export.page import Member, PagePart, TextBuckets, is_chosen
-from shmstats.series import Distribution, Kind, Labels, Name, label_text, quoted
+from shmstats.series import Kind, Labels, label_text, quoted
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 TEXT_1_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
-#: Larger templates take twice as long to fill.
-_SERIES_PER_TEMPLATE = 200
-
-#: A template, and a function that selects its values: as a tuple, or the value itself if there is one.
-_Template = tuple[bytes, Callable[[Sequence[Any]], Any]]
-
 
 class TextLines:
-    """Series in the text format, as templates with ``%a`` for each value.
+    """Series in the text format, complete except for their values.
 
     Attributes:
         part: the series.
@@ -35,23 +28,21 @@ class TextLines:
 
     def __init__(self, part: PagePart) -> None:
         self.part = part
-        self._timestamps: list[int] = []
-        self._histograms: list[tuple[int, _Histogram]] = []
-        self._families: dict[ExposedFamily, list[tuple[str, int]]] = {}
+        self._families: list[tuple[ExposedFamily, bytes, list[_SeriesLines]]] = []
         for family, members in part.families().items():
             if family.type is Type.STATESET:  # OpenMetrics requires the states of one thing together
                 members.sort(key=lambda member: without_state(member.series))
-            self._families[family] = [(self._line(member), member.position) for member in members]
-        self._templates = list(self._made(frozenset()))
+            series = [_SeriesLines(member, self._created_line(member)) for member in members]
+            self._families.append((family, self.header(family).encode(), series))
 
-    def fill(self, values: list[Any], chosen: frozenset[str] = frozenset()) -> bytes:
+    def fill(self, values: Sequence[Any], chosen: frozenset[str] = frozenset()) -> bytes:
         """Return the text with the values, of all families or of the chosen ones."""
-        for i in self._timestamps:
-            values[i] = _seconds(values[i])
-        for i, histogram in self._histograms:
-            values[i] = histogram.lines(values[i])
-        templates = self._made(chosen) if chosen else self._templates
-        return b"".join([template % get(values) for template, get in templates])
+        pieces: list[bytes] = []
+        for family, header, series in self._families:
+            if is_chosen(family, chosen):
+                pieces.append(header)
+                pieces += [each.filled(values[each.position]) for each in series]
+        return b"".join(pieces)
 
     @staticmethod
     def header(family: ExposedFamily) -> str:
@@ -64,36 +55,15 @@ class TextLines:
         """Return the name of the samples with creation times; "" if there are none."""
         return ""
 
-    def _line(self, member: Member) -> str:
-        position, series, name = member
-        if name.kind is Kind.HISTOGRAM:
-            self._histograms.append((position, _Histogram(series, name)))
-            return "%b"
-        if name.kind is Kind.TIMESTAMP:
-            self._timestamps.append(position)
-            return _sample(series, "%b")
-        return _sample(series, "%a")
-
-    def _made(self, chosen: frozenset[str]) -> Iterator[_Template]:
-        texts: list[str] = []
-        positions: list[int] = []
-        for family, lines in self._families.items():
-            if not is_chosen(family, chosen):
-                continue
-            texts.append(self.header(family).replace("%", "%%"))
-            for line, position in lines:
-                texts.append(line)
-                positions.append(position)
-                if len(positions) == _SERIES_PER_TEMPLATE:
-                    yield "".join(texts).encode(), operator.itemgetter(*positions)
-                    texts.clear()
-                    positions.clear()
-        if positions:
-            yield "".join(texts).encode(), operator.itemgetter(*positions)
+    def _created_line(self, member: Member) -> str:
+        created, name = member.name.created, self.created_name(member.series.family)
+        if not created or not name:
+            return ""
+        return _sample_line(name, member.series.labels, f"{created // 1_000_000_000}.{created % 1_000_000_000:09d}")
 
 
 class OpenMetricsLines(TextLines):
-    """Series in OpenMetrics, as templates; counters and histograms also have their creation times."""
+    """Series in OpenMetrics; counters and histograms also have their creation times."""
 
     @staticmethod
     def header(family: ExposedFamily) -> str:
@@ -107,27 +77,31 @@ class OpenMetricsLines(TextLines):
         """Return the name of the samples with creation times; "" if there are none."""
         return f"{family.name}_created" if family.type.has_created else ""
 
-    def _line(self, member: Member) -> str:
-        line = super()._line(member)
-        created, name = member.name.created, self.created_name(member.series.family)
-        if not created or not name:
-            return line
-        moment = f"{created // 1_000_000_000}.{created % 1_000_000_000:09d}"
-        return line + _sample_line(name, member.series.labels, moment)
 
+class _SeriesLines:
+    """The lines of one series as a template: its sample, or cumulative buckets, sum and count of a histogram.
 
-class _Histogram:
-    """The lines of one histogram series: cumulative buckets, sum and count."""
+    Attributes:
+        position: of its value.
+    """
 
-    __slots__ = ("_buckets", "_template")
+    __slots__ = ("_buckets", "_is_moment", "_template", "position")
 
-    def __init__(self, series: ExposedSeries, name: Name) -> None:
-        self._buckets = TextBuckets(name)
-        lines = [_sample(series, "%d", "_bucket", limit) for limit in self._buckets.limits]
-        lines += [_sample(series, "%a", "_sum"), _sample(series, "%d", "_count")]
-        self._template = "".join(lines).encode()
+    def __init__(self, member: Member, created_line: str) -> None:
+        self.position, series, name = member
+        self._is_moment = name.kind is Kind.TIMESTAMP
+        self._buckets = TextBuckets(name) if name.kind is Kind.HISTOGRAM else None
+        if self._buckets is None:
+            lines = [_sample(series, "%b" if self._is_moment else "%a")]
+        else:
+            lines = [_sample(series, "%d", "_bucket", limit) for limit in self._buckets.limits]
+            lines += [_sample(series, "%a", "_sum"), _sample(series, "%d", "_count")]
+        self._template = "".join([*lines, created_line]).encode()
 
-    def lines(self, value: Distribution) -> bytes:
+    def filled(self, value: Any) -> bytes:
+        """Return the lines with a value."""
+        if self._buckets is None:
+            return self._template % (_seconds(value) if self._is_moment else value)
         counts, total = self._buckets.figures(value)
         return self._template % (*counts, total, counts[-1])
 
