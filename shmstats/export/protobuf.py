@@ -25,12 +25,17 @@ _NUMBERS = {Type.COUNTER: 0, Type.GAUGE: 1, Type.HISTOGRAM: 4, Type.INFO: 1, Typ
 #: The field of a Metric for the value of each type.
 _VALUES = {Type.COUNTER: 3, Type.GAUGE: 2, Type.HISTOGRAM: 7, Type.INFO: 2, Type.STATESET: 2}
 
+#: The field of a Counter and of a Histogram for the creation time.
+_CREATED = {Type.COUNTER: 3, Type.HISTOGRAM: 15}
+
 _VARINT, _FIXED64, _LENGTH = 0, 1, 2
 
 #: Most consecutive empty buckets that are written within a run: a new run takes as many bytes.
 _LONGEST_GAP = 3
 
 _DOUBLE = struct.Struct("<d")
+
+_BYTES = [bytes([number]) for number in range(256)]
 
 #: By category, metric, kind and labels of a series.
 _Exemplars = Mapping[tuple[Any, ...], tuple[Exemplar, ...]]
@@ -45,12 +50,9 @@ def render(snapshot: Snapshot, view: View = PLAIN) -> bytes:
         ValueError: the number of a histogram's buckets is not one more than its name's bounds.
     """
     page = _pages.of(snapshot, view, view.escaping or "underscores")
-    families = page.made.get(_Numbers)
+    families = page.made.get(_FamilyMessage)
     if families is None:
-        families = page.made[_Numbers] = [
-            (_Histograms if family.type is Type.HISTOGRAM else _Numbers)(family, members)
-            for family, members in page.families().items()
-        ]
+        families = page.made[_FamilyMessage] = [_FamilyMessage(*family) for family in page.families().items()]
     numbers = page.numbers(snapshot)
     exemplars = {name[:4]: found for name, found in snapshot.exemplars}
     return b"".join([each.message(numbers, exemplars) for each in families if is_chosen(each.family, view.names)])
@@ -65,72 +67,56 @@ class _FamilyMessage:
             text_field(1, family.exposed_name) + text_field(2, family.help) + _integer(3, _NUMBERS[family.type])
         )
         self._unit = text_field(5, family.unit) if family.unit else b""
-        self._members = [(member, _labels(member.series.labels)) for member in members]
+        self._metrics = [_Metric(member) for member in members]
 
     def message(self, numbers: list[Any], exemplars: _Exemplars) -> bytes:
         """Return the message with its length."""
-        content = b"".join([self._head, *self._metrics(numbers, exemplars), self._unit])
+        metrics = [metric.field(numbers, exemplars) for metric in self._metrics]
+        content = b"".join([self._head, *metrics, self._unit])
         return varint(len(content)) + content
 
-    def _metrics(self, numbers: list[Any], exemplars: _Exemplars) -> Iterable[bytes]:
-        raise NotImplementedError
 
+class _Metric:
+    """The field of a family for one series, except for its numbers."""
 
-class _Numbers(_FamilyMessage):
-    """A family of counters or gauges. What is before and after each number is made once."""
+    __slots__ = ("_buckets", "_created", "_labels", "_member", "_type")
 
-    def __init__(self, family: ExposedFamily, members: list[Member]) -> None:
-        super().__init__(family, members)
-        self._parts = [(member.position, *self._around(member, labels, b"")) for member, labels in self._members]
+    def __init__(self, member: Member) -> None:
+        self._member = member
+        self._type = member.series.family.type
+        self._labels = _labels(member.series.labels)
+        self._created = _created(member.name.created, _CREATED[self._type]) if self._type.has_created else b""
+        self._buckets = TextBuckets(member.name) if self._type is Type.HISTOGRAM else None
 
-    def _metrics(self, numbers: list[Any], exemplars: _Exemplars) -> list[bytes]:
-        metrics = [before + _DOUBLE.pack(numbers[position]) + after for position, before, after in self._parts]
-        if exemplars and self.family.type is Type.COUNTER:
-            for i, (member, labels) in enumerate(self._members):
-                found = exemplars.get(member.name[:4])
-                if found:
-                    exemplar = _exemplar(2, found[-1], found[-1].value)
-                    before, after = self._around(member, labels, exemplar)
-                    metrics[i] = before + _DOUBLE.pack(numbers[member.position]) + after
-        return metrics
-
-    def _around(self, member: Member, labels: bytes, exemplar: bytes) -> tuple[bytes, bytes]:
-        """Return the parts of a Metric before and after its number."""
-        type_ = self.family.type
-        after = exemplar + (_created(member.name.created, 3) if type_ is Type.COUNTER else b"")
-        metric = message_field(4, labels + message_field(_VALUES[type_], _double(1, 0.0) + after))
-        end = len(metric) - len(after)
-        return metric[: end - _DOUBLE.size], after
-
-
-class _Histograms(_FamilyMessage):
-    """A family of histograms."""
-
-    def __init__(self, family: ExposedFamily, members: list[Member]) -> None:
-        super().__init__(family, members)
-        self._buckets = [TextBuckets(member.name) for member in members]
-
-    def _metrics(self, numbers: list[Any], exemplars: _Exemplars) -> Iterator[bytes]:
-        for (member, labels), buckets in zip(self._members, self._buckets, strict=True):
-            yield message_field(4, labels + _histogram(member, buckets, numbers[member.position], exemplars))
+    def field(self, numbers: list[Any], exemplars: _Exemplars) -> bytes:
+        """Return the field."""
+        number = numbers[self._member.position]
+        found = exemplars.get(self._member.name[:4], ()) if exemplars else ()
+        if self._buckets is not None:
+            content = _histogram(self._member.name, self._buckets, number, found)
+        else:
+            content = _double(1, number)
+            if found and self._type is Type.COUNTER:
+                content += _exemplar(2, found[-1], found[-1].value)
+        return message_field(4, self._labels + message_field(_VALUES[self._type], content + self._created))
 
 
 def _labels(labels: Iterable[tuple[str, str]]) -> bytes:
     return b"".join([label_field(*pair) for pair in labels])
 
 
-def _histogram(member: Member, buckets: TextBuckets, value: Distribution, exemplars: _Exemplars) -> bytes:
-    """Return the field of a Metric with a Histogram."""
+def _histogram(name: Name, buckets: TextBuckets, value: Distribution, exemplars: tuple[Exemplar, ...]) -> bytes:
+    """Return the content of a Histogram, without its creation time."""
     counts, total = buckets.figures(value)
     limits = dict(zip(_limits(buckets.limits), counts, strict=True))
-    marked = _marked(member.name, exemplars.get(member.name[:4], ()))
+    marked = _marked(name, exemplars)
     if _INFINITE not in marked:  # without an exemplar this bucket is left out
         del limits[_INFINITE]
     parts = [_integer(1, counts[-1]), _double(2, total)]
     parts += [message_field(3, _integer(1, count) + limit + marked.get(limit, b"")) for limit, count in limits.items()]
-    if isinstance(member.name.bounds, Exponential):
-        parts += _native(member.name.bounds, value.buckets)
-    return message_field(_VALUES[Type.HISTOGRAM], b"".join(parts) + _created(member.name.created, 15))
+    if isinstance(name.bounds, Exponential):
+        parts += _native(name.bounds, value.buckets)
+    return b"".join(parts)
 
 
 def _marked(name: Name, exemplars: tuple[Exemplar, ...]) -> dict[bytes, bytes]:
@@ -203,12 +189,11 @@ def _created(moment: int, number: int) -> bytes:
 
 def varint(number: int) -> bytes:
     """Return a number from 0 on in 7 bits a byte."""
-    encoded = bytearray()
+    encoded = b""
     while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
+        encoded += _BYTES[number & 0x7F | 0x80]
         number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
+    return encoded + _BYTES[number]
 
 
 def _zigzag(number: int) -> int:
