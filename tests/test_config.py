@@ -200,7 +200,7 @@ KEYS = [
     text("api.protect", "admin", "'admin' or 'all'", ["admin", "all"], ["", "Admin", "none", "admin ", "all\n"]),
     Key(
         "api.peers",
-        [],
+        (),
         "a list of 'host:port' or '[ipv6]:port' (port 0 to 65535)",
         [[], ["a:80", "[::1]:8080"]],
         [

@@ -100,18 +100,11 @@ def _address(default: str) -> Any:
     return Rule(default, (str,), _is_address, allowed)
 
 
-def _globs() -> Any:
-    def accepts(given: Sequence[object]) -> bool:
-        return all(isinstance(each, str) and each for each in given)
+def _texts(accepts: Callable[[str], bool], allowed: str) -> Any:
+    def accept_all(given: Sequence[object]) -> bool:
+        return all(isinstance(each, str) and accepts(each) for each in given)
 
-    return Rule((), (list, tuple), accepts, "a list of texts that are not empty, as 'category.metric' with * and ?")
-
-
-def _hosts() -> Any:
-    def accepts(given: list[object]) -> bool:
-        return all(isinstance(each, str) and _is_address(each) and not each.startswith("unix:") for each in given)
-
-    return Rule([], (list,), accepts, "a list of 'host:port' or '[ipv6]:port' (port 0 to 65535)")
+    return Rule((), (list, tuple), accept_all, allowed)
 
 
 def _path(default: Path) -> Any:
@@ -126,6 +119,10 @@ def _is_address(value: str) -> bool:
         return len(os.fsencode(match[1])) <= 107  # sun_path holds 108 bytes, the last of them NUL
     match = re.fullmatch(r"(?:\[([^\]]+)\]|[^\s:/@\[\]]+):([0-9]{1,5})", value)
     return match is not None and int(match[2]) <= 65535 and (match[1] is None or _is_ipv6(match[1]))
+
+
+def _is_host(value: str) -> bool:
+    return _is_address(value) and not value.startswith("unix:")
 
 
 def _is_ipv6(value: str) -> bool:
@@ -188,7 +185,7 @@ class ApiSettings(SettingsSection):
     workers: int = _integer(2, (1, 1024))
     token: str | None = _text(None, "[!-~]+", "one or more printable ASCII characters without blanks", secret=True)
     protect: str = _choice("admin", ("admin", "all"))
-    peers: list[str] = _hosts()
+    peers: Sequence[str] = _texts(_is_host, "a list of 'host:port' or '[ipv6]:port' (port 0 to 65535)")
 
 
 class StatsdSettings(SettingsSection):
@@ -244,7 +241,7 @@ class HistorySettings(SettingsSection):
     """The section ``history``."""
 
     enabled: bool = _switch(True)
-    series: Sequence[str] = _globs()
+    series: Sequence[str] = _texts(bool, "a list of texts that are not empty, as 'category.metric' with * and ?")
 
 
 class PrometheusSettings(SettingsSection):

@@ -38,7 +38,6 @@ class Dashboard:
         self._order: list[int] = []
         self._texts: list[str] = []
         self._shown: list[tuple[str, str]] = []
-        self._described: dict[int, list[Any]] = {}
         self._backlog: int | None = None
         self._bounds: dict[tuple[float, ...], int] = {}
         self._routes: list[tuple[str, str, int | None]] = []
@@ -86,7 +85,7 @@ class Dashboard:
         self._order = sorted(range(len(names)), key=lambda i: (order.get(names[i].category, 0), self._shown[i]))
         self._backlog = next((i for i, name in enumerate(names) if name.metric == "gunicorn_backlog"), None)
         self._routes, self._counters = _routes_in(names)
-        self._bounds, self._described = {}, {}
+        self._bounds = {}
         self._bounds_of = {at: self._index(names[at].bounds) for _, _, at in self._routes if at is not None}
 
     def _index(self, bounds: tuple[float, ...]) -> int:
@@ -130,11 +129,10 @@ class Dashboard:
         found = [i for i in self._order if search in texts[i]] if search else self._order
         shown = found[:MAX_ROWS]
         values = items_at(snapshot.values, shown)
-        described = self._described
-        for i in shown:
-            if i not in described:
-                described[i] = [*self._shown[i], *_kind_and_unit(snapshot.names[i])]
-        rows = [[*described[i], _value(value)] for i, value in zip(shown, values, strict=True)]
+        names = snapshot.names
+        rows = [
+            [*self._shown[i], *_kind_and_unit(names[i]), _value(value)] for i, value in zip(shown, values, strict=True)
+        ]
         return {"total": len(texts), "found": len(found), "rows": rows}
 
 

@@ -145,9 +145,8 @@ class Tracks:
         self.tracks: dict[Key, Track] = {track.key: track for track in tracks}
         self._globs = tuple(globs)
         self._names: Sequence[Name] = ()
-        self._scalars: list[int] = []
-        self._columns: list[int] = []
-        self._histograms: list[tuple[int, Track, int]] = []
+        self._positions: list[int] = []
+        self._kept: list[tuple[Track, int]] = []
         self.born: list[Track] = []
         self.added: list[Track] = []
 
@@ -179,7 +178,9 @@ class Tracks:
             self.born = [self.tracks[key] for key in present if key in self.tracks and key not in known_names]
         self.added = [track for key, track in self.tracks.items() if before.get(key) != track]
         self._names = names
-        self._plan([(position, track.key) for position, track in wanted], names)
+        kept = [(position, self.tracks[track.key]) for position, track in wanted if track.key in self.tracks]
+        self._positions = [position for position, _ in kept]
+        self._kept = [(track, _group_size(len(names[at].bounds) + 1, track.category)) for at, track in kept]
         return self.tracks != before
 
     def _wanted(self, names: Sequence[Name]) -> list[tuple[int, Track]]:
@@ -220,18 +221,6 @@ class Tracks:
             at = track.first + track.width
         return at if at + width <= COLUMNS else None
 
-    def _plan(self, wanted: Sequence[tuple[int, Key]], names: Sequence[Name]) -> None:
-        """Map the values of these names to columns."""
-        kept = [(position, self.tracks[key]) for position, key in wanted if key in self.tracks]
-        scalars = [(position, track.first) for position, track in kept if track.kind is not Kind.HISTOGRAM]
-        self._scalars = [position for position, _ in scalars]
-        self._columns = [column for _, column in scalars]
-        self._histograms = [
-            (position, track, _group_size(len(names[position].bounds) + 1, track.category))
-            for position, track in kept
-            if track.kind is Kind.HISTOGRAM
-        ]
-
     def totals(self, values: Sequence[Value]) -> array[float]:
         """Return the totals of the columns in use; NaN for no value.
 
@@ -239,15 +228,13 @@ class Tracks:
             values: of the snapshot whose names were followed last.
         """
         totals = array("d", [math.nan]) * self.used
-        for column, scalar in zip(self._columns, items_at(values, self._scalars), strict=True):
-            if not isinstance(scalar, Distribution):
-                totals[column] = scalar
-        distributions = items_at(values, [position for position, _, _ in self._histograms])
-        for value, (_, track, size) in zip(distributions, self._histograms, strict=True):
+        for value, (track, size) in zip(items_at(values, self._positions), self._kept, strict=True):
             if isinstance(value, Distribution):
                 totals[track.first] = value.sum
                 totals[track.first + 1] = value.max
                 totals[track.buckets] = array("d", _grouped(value.buckets, size))
+            else:
+                totals[track.first] = value
         return totals
 
     def gauges(self) -> bytearray:

@@ -28,11 +28,6 @@ _LONGEST_WAIT = 60.0
 _LAST_PUSH_SECONDS = 3.0
 
 
-def make_duty(settings: Settings) -> PushDuty:
-    """Return the duty that is configured."""
-    return PushDuty(settings)
-
-
 class PushDuty:
     """Pushes each saved snapshot.
 
@@ -127,6 +122,10 @@ class PushDuty:
         if error.reason != self._logged:
             log.error("statistics were not pushed: %s", error)
         self._logged = error.reason
+
+
+#: As other modules of duties have it.
+make_duty = PushDuty
 
 
 def _note(block: AttachedBlock, error: str) -> None:
