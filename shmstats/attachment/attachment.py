@@ -258,7 +258,7 @@ class Attachment:
         """Return the block, or None if it cannot be attached now, which was logged."""
         if self._no_thread_until and time.monotonic() >= self._no_thread_until and held_guard() is None:
             self._start_agent()
-        if self.retired or (self._block is None and (guards.current.held or time.monotonic() < self._retry_at)):
+        if self.retired or (self._block is None and (guards.current.is_held() or time.monotonic() < self._retry_at)):
             return None
         if self.ending and threading.current_thread() is not threading.main_thread():
             return None

@@ -27,7 +27,6 @@ from .registering import find_or_add
 from .repairing import mark_inherited, repair
 from .segment import Segment, attach_segment, make_segment, remove_unpublished, unlink
 from .validate import damage_named, damage_of
-from .workers import own_start_time
 
 _HELD = WORKER.offset("held")
 
@@ -111,7 +110,6 @@ class Block(Metrics):
         while True:
             identity = identify(directory, make=True)
             identity.check_user()
-            own_start_time()
             with guards.current:
                 segment = attach_segment(identity)
                 if segment is None:

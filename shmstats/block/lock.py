@@ -54,21 +54,16 @@ class Guard(Section):
     Attributes:
         lock: the lock, for further sections with it.
         enter: takes it; the same as ``with``, but faster.
-        is_held: tells whether the calling thread holds it; the same as ``held``, but faster.
+        is_held: tells whether the calling thread holds it.
     """
 
     def __init__(self) -> None:
         self.lock = native.RLock()  # not a greenlet's: none is switched inside
         self.enter = self.lock.acquire
         self.is_held: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
-        self.deferred = _Deferred(self)
+        self.deferred: deque[Callable[[], object]] = deque()
         self._threads = native.original("_thread", "_local")()
-        super().__init__(self.lock, after=self.deferred)
-
-    @property
-    def held(self) -> bool:
-        """Whether the calling thread holds the guard."""
-        return bool(self._is_owned())
+        super().__init__(self.lock, after=self.do_deferred)
 
     def defer(self, call: Callable[[], object]) -> None:
         """Call ``call()`` after the calling thread, which holds the guard, has released it."""
@@ -84,7 +79,7 @@ class Guard(Section):
         """Do the deferred calls, if the calling thread does not hold the guard; calls added meanwhile are done too."""
         while self.deferred:
             doing = self._doing()
-            if self.held or doing._is_owned():
+            if self.is_held() or doing._is_owned():
                 return
             with doing:
                 self._do_all()
@@ -108,17 +103,6 @@ class Guard(Section):
             except (BlockError, DeclarationError, KindError):
                 # Its caller has returned; the current one must not get its exception.
                 log.exception("a deferred operation failed")
-
-
-class _Deferred(deque[Callable[[], object]]):
-    """What waits until a thread has left a guard. To call it does that; it is false while nothing waits."""
-
-    def __init__(self, guard: Guard) -> None:
-        super().__init__()
-        self._guard = guard
-
-    def __call__(self) -> None:
-        self._guard.do_deferred()
 
 
 class RecordLocks:
@@ -150,7 +134,7 @@ class RecordLocks:
         self.guard = guards.current
         self.slots: set[int] = set()
         # Made once: making it each time would cost more than locking.
-        self._table = Section(self.guard.lock, self._lock_table, self._unlock_table, self.guard.deferred)
+        self._table = Section(self.guard.lock, self._lock_table, self._unlock_table, self.guard.do_deferred)
 
     def table(self) -> Section:
         """Hold the table lock. May be nested.
@@ -314,10 +298,6 @@ class RecordLocks:
         """Tell whether other processes hold worker slots, whatever the layout of the block is."""
         return is_locked(self.descriptor(), FIRST_SLOT, WORKER_SLOTS)
 
-    def stat(self) -> os.stat_result:
-        """Return the status of the file."""
-        return os.fstat(self.descriptor())
-
 
 def is_locked(descriptor: int, position: int, length: int = 1) -> bool:
     """Tell whether another process, in any pid namespace, holds the lock of one of some bytes of a file."""
@@ -396,4 +376,4 @@ def tell(text: str, level: int = logging.ERROR) -> None:
 def held_guard() -> Guard | None:
     """Return the guard if the calling thread holds it, else None."""
     guard = guards.current
-    return guard if guard.held else None
+    return guard if guard.is_held() else None

@@ -91,24 +91,12 @@ def start_time(pid: int) -> int | None:
     return None if state in _ENDED else started
 
 
-#: Of this process, by its pid.
-_started: dict[int, int] = {}
-
-
 def own_start_time() -> int:
-    """Return when this process was started, as `start_time` does; 0 if unknown.
-
-    It is cached, because attaching needs it once before, and once while all other processes wait.
-    """
-    pid = os.getpid()
-    if pid not in _started:
-        try:
-            found = _state_and_start("self")[1]
-        except OSError:
-            return 0
-        _started.clear()
-        _started[pid] = found
-    return _started.get(pid, 0)
+    """Return when this process was started, as `start_time` does; 0 if unknown."""
+    try:
+        return _state_and_start("self")[1]
+    except OSError:
+        return 0
 
 
 def _state_and_start(pid: str) -> tuple[bytes, int]:
@@ -125,9 +113,10 @@ def _state_and_start(pid: str) -> tuple[bytes, int]:
     return fields[0], int(fields[19])
 
 
-def has_mapped(pid: int, file: os.stat_result) -> bool:
-    """Tell whether a process has a file mapped, as far as /proc shows it (proc_pid_maps(5))."""
-    wanted = f" {os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x} {file.st_ino} ".encode()
+def has_mapped(pid: int, file: tuple[int, int]) -> bool:
+    """Tell whether a process has a file mapped, by device and inode, as far as /proc shows it (proc_pid_maps(5))."""
+    device, inode = file
+    wanted = f" {os.major(device):02x}:{os.minor(device):02x} {inode} ".encode()
     try:
         with open(f"/proc/{pid}/maps", "rb") as maps:
             return any(wanted in line for line in maps)
@@ -239,7 +228,7 @@ class WorkerTable:
             return False  # another process has the pid now; a fork also has the mapping of its parent
         if not there_is_proc():
             return is_as_old(worker)
-        return has_mapped(worker.pid, self._locks.stat())
+        return has_mapped(worker.pid, self._locks.inode)
 
     def claim(self) -> Worker:
         """Take a slot and a row for this process, freeing those of dead ones. The table lock is held.
