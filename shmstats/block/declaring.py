@@ -12,7 +12,7 @@ from ..frozen import NamedTuple
 from ..series import Declaration
 from .block import Block
 from .declarations import Definition, describe, encode_definition, fits
-from .keys import decode_key, encode_key, family_key
+from .keys import decode_key, encode_key, family_key, label_names
 from .outdated import remove_outdated, set_aside, take_back, withdraw
 from .rebucketing import can_go_on, carried_over
 from .records import DECLARED, FAMILY, INHERITED, WITHDRAWN, Record
@@ -138,8 +138,8 @@ def _part_with_unfit(
     going_on = []
     for record in series:
         under = Declaration(record.kind) if current is None else current.declared
-        labels = decode_key(block.names.key(record.number))[2]
-        found = under._replace(kind=record.kind, mode=record.mode, labelnames=tuple(name for name, _ in labels))
+        labelnames = label_names(block.names.key(record.number))
+        found = under._replace(kind=record.kind, mode=record.mode, labelnames=labelnames)
         if can_go_on(record, found, declared) and not fits(found, declared):
             going_on.append(record)
         elif not fits(found, declared):

@@ -60,6 +60,11 @@ def decode_key(key: bytes) -> tuple[str, str, Labels]:
     return category, metric, tuple(zip(rest[::2], rest[1::2], strict=True))
 
 
+def label_names(key: bytes) -> tuple[str, ...]:
+    """Return the label names of a key."""
+    return tuple(name for name, _ in decode_key(key)[2])
+
+
 def family_key(key: bytes) -> bytes:
     """Return the key of the family of the name with that key, whether or not it has one."""
     category, metric, *_ = key.split(b"\0", 2)

@@ -50,8 +50,6 @@ class Metrics:
         self.names = NameTable(self._buf, layout, self.cells, self.stripes)
         self._exclusive = Section(self.locks.table(), partial(repair, self.names))
         self._definitions: dict[int, tuple[bytes, Definition]] = {}
-        self._bounds: dict[int, Bounds] = {}
-        self._bounds_revision = -1
 
     def exclusive(self) -> Section:
         """Hold the table lock, with the names repaired if necessary."""
@@ -92,14 +90,8 @@ class Metrics:
 
     def bounds_of(self, record: Record) -> Bounds:
         """Return the bounds of a histogram's buckets."""
-        if self._bounds_revision != self.names.revision:
-            self._bounds.clear()
-            self._bounds_revision = self.names.revision
-        bounds = self._bounds.get(record.family)
-        if bounds is None:
-            declared = self.declared(self.names.record(record.family)) if record.family >= 0 else None
-            bounds = self._bounds[record.family] = (declared.bounds if declared else ()) or DEFAULT_BOUNDS
-        return bounds
+        declared = self.declared(self.names.record(record.family)) if record.family >= 0 else None
+        return (declared.bounds if declared else ()) or DEFAULT_BOUNDS
 
     def annotate(self, record: Record, text: bytes) -> None:
         """Set the note of a name, which ``reader.notes`` returns.
@@ -118,9 +110,7 @@ class Metrics:
         column = self.names.column("family")
         families = {column[number] - 1 for number in numbers if column[number]}
         self.names.discard(numbers)
-        deserted = self.names.deserted(families)
-        if deserted:
-            self.names.remove(deserted)
+        self.names.remove(self.names.deserted(families))
 
     def _make_cells(self, **buffer: Any) -> Cells:
         return Cells(

@@ -163,7 +163,8 @@ class NameTable(Records):
 
     def remove(self, records: list[Record]) -> None:
         """Remove names for every worker. The table lock is held."""
-        self.discard([record.number for record in records])
+        if records:
+            self.discard([record.number for record in records])
 
     def clear_monotonic(self, record: Record) -> None:
         """Mark that a counter has been decremented. The table lock is held."""

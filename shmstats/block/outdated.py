@@ -11,10 +11,10 @@ import time
 from itertools import compress
 
 from ..layout import LIVE
-from ..series import Declaration, Kind, Labels
+from ..series import Declaration, Kind
 from .declarations import Definition, describe, digest, encode_definition, fits
 from .errors import BlockFullError, KindError
-from .keys import decode_key, family_key
+from .keys import decode_key, family_key, label_names
 from .metrics import Metrics
 from .records import DECLARED, FAMILY, WITHDRAWN, Record
 from .workers import Worker
@@ -51,7 +51,7 @@ def counted_under(
     if current.moment <= block.worker.attached:
         refuse_shown(key, current.declared)
         return None  # the declaration was first: another use of the metric is a mistake
-    mine = Declaration(kind, labelnames=_names(decode_key(key)[2]))
+    mine = Declaration(kind, labelnames=label_names(key))
     if not withdrawn and fits(mine, current.declared):
         return None
     undeclared = Declaration(kind)
@@ -85,10 +85,6 @@ def refuse_shown(key: bytes, declared: Declaration) -> None:
             f"metric {metric!r} of category {category!r} is declared with kind={declared.shown!r}:"
             f" stats.{declared.shown} is its only call"
         )
-
-
-def _names(labels: Labels) -> tuple[str, ...]:
-    return tuple(name for name, _ in labels)
 
 
 def family_for(block: Metrics, key: bytes, outdated: Declaration) -> Record:
@@ -135,7 +131,7 @@ def set_aside(block: Metrics, key: bytes, records: list[Record], outdated: Decla
     _note(block, family, definition._replace(moment=time.monotonic_ns()))
     keys = [block.names.key(record.number) for record in records]
     former = [found for key in keys if (found := block.names.find(key, family.declaration)) is not None]
-    _remove(block, former)
+    block.names.remove(former)
     block.names.regroup(records, family)
 
 
@@ -147,7 +143,7 @@ def take_back(block: Metrics, key: bytes, family: Record, declared: Declaration)
     series = block.names.members_of(former)
     back = [record for record in series if block.names.find(block.names.key(record.number)) is None]
     block.names.regroup(back, family)
-    _remove(block, [*block.names.members_of(former), former])
+    block.names.remove([*block.names.members_of(former), former])
 
 
 def withdraw(block: Metrics, category_metric_key: bytes, moment: int) -> str:
@@ -188,7 +184,7 @@ def remove_outdated(block: Metrics) -> int:
             definition = block.definition(family)
             if definition is None or not _is_used(block, family, definition, live):
                 series = block.names.members_of(family)
-                _remove(block, [*series, family])
+                block.names.remove([*series, family])
                 removed += len(series)
         return removed
 
@@ -214,12 +210,6 @@ def _is_used(block: Metrics, family: Record, definition: Definition, live: list[
         return True
     others = [each for each in live if each.claim != block.worker.claim and each.attached <= definition.moment]
     return bool(others) and time.monotonic_ns() - definition.moment < GRACE_SECONDS * 10**9
-
-
-def _remove(block: Metrics, records: list[Record]) -> None:
-    """Remove series and families."""
-    if records:
-        block.names.remove(records)
 
 
 def _note(block: Metrics, family: Record, definition: Definition) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..series import Declaration, Kind
 from .declarations import digest
 from .errors import DeclarationError, SeriesLimitError
-from .keys import decode_key, family_key, is_labelled, is_overflow
+from .keys import decode_key, family_key, is_labelled, is_overflow, label_names
 from .metrics import Metrics
 from .outdated import counted_under, family_for, note_user
 from .records import FAMILY, MEMBER, MONOTONIC, PLAIN, Record, width_of
@@ -79,11 +79,9 @@ def _check_label_names(key: bytes, declared: Declaration) -> None:
     Raises:
         DeclarationError: they differ.
     """
-    if declared.labelnames is None:
-        return
-    category, metric, labels = decode_key(key)
-    found = tuple(name for name, _ in labels)
-    if found != declared.labelnames:
+    found = label_names(key)
+    if declared.labelnames not in (None, found):
+        category, metric, _ = decode_key(key)
         raise DeclarationError(
             f"metric {metric!r} of category {category!r} is declared with the label names"
             f" {declared.labelnames}, not {found}"

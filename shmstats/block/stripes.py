@@ -131,14 +131,13 @@ class Stripes(ReservedPages):
         start += row * self._layout.row_bytes
         with self._locks.table():
             missing = self.missing(row, cell, width)
-            is_run = bool(missing) and missing[-1] - missing[0] == len(missing) - 1
-            for pages in [missing] if is_run else [[page] for page in missing]:
+            if missing:
                 try:
-                    self.reserve(start + pages[0] * PAGE, len(pages) * PAGE)
+                    self.reserve(start + missing[0] * PAGE, (missing[-1] + 1 - missing[0]) * PAGE)
                 except BlockFullError:
                     return False
-                for page in pages:
-                    self._buf[bits + page // 8] |= 1 << page % 8
+            for page in missing:
+                self._buf[bits + page // 8] |= 1 << page % 8
         return True
 
     def _have(self, row: int, record: Record) -> bool:
