@@ -57,7 +57,7 @@ def decode(file: Path, content: bytes) -> Saved:
     """
     version, place = checked(file, content)
     try:
-        return Saved(_Listing(version, content, place))
+        return Saved(version, content, place)
     except (*SENSELESS, RecursionError) as error:
         raise SnapshotError(f"snapshot {file} has content that cannot be understood: {error!r}") from error
 
@@ -76,70 +76,6 @@ class _Row(NamedTuple):
     created: Any
     value: Any
     carried: bool = False
-
-
-class _Listing:
-    """The series in a file, not yet checked.
-
-    Args:
-        version: of the file.
-        content: of the file.
-        place: of the data in the content.
-    """
-
-    def __init__(self, version: int, content: bytes, place: slice) -> None:
-        self._version, self._content, self._place = version, content, place
-
-    @lazy_property
-    def read(self) -> tuple[Sequence[_Row], Declared]:
-        """The series and the declarations of their metrics, read at the first use."""
-        return _ROWS[self._version](json.loads(self._content[self._place]))
-
-    def pack(self) -> tuple[Packing, Mapping[int, _Row]] | None:
-        """Pack the simple series.
-
-        Returns:
-            The packed series, and by position the others; None for a file that is not exactly as we write it.
-        """
-        found = None if self._version == 1 else self._members()
-        if found is None:
-            return None
-        saved, values, entries, names, kinds, created, positions = found
-        try:
-            json.loads(bytes(saved))
-            declared = _declared(json.loads(bytes(entries)))
-            carried = _carried(json.loads(bytes(positions or b"[]")))
-            packing = Packing(declared)
-            odd = packing.add((names, kinds, created, values), carried)
-            rows = None if odd is None else json.loads(odd or b"[]")
-        except (*SENSELESS, RecursionError):
-            return None  # reading all of it will find the error
-        if rows is None:
-            return None
-        return packing, {place: _row(declared, place in carried, *listed) for place, *listed in rows}
-
-    def _members(self) -> list[memoryview] | None:
-        """Return the JSON of each member, all of which are lists except the first; None if there are other ones.
-
-        They are not parsed yet. If each of them is JSON, then so is the whole, because the text between them is right.
-        """
-        content, (at, end, _) = self._content, self._place.indices(len(self._content))
-        places: list[int] = []
-        for member in _MEMBERS:
-            begin = content.find(member, at, end)
-            if begin < 0 or (not places and begin != at):
-                return None
-            at = begin + len(member)
-            places += [begin, at]
-        begin = content.rfind(_CARRIED, at, end)
-        places += [begin, begin + len(_CARRIED)] if begin >= 0 else [end - 1, end - 1]
-        try:
-            if content[end - 1] != ord("}") or not (content.isascii() or content.decode()):
-                return None
-        except UnicodeDecodeError:
-            return None
-        view = memoryview(content)
-        return [view[start:stop] for start, stop in zip(places[1::2], [*places[2::2], end - 1], strict=True)]
 
 
 def _rows_of_1(data: Mapping[str, Any]) -> tuple[list[_Row], Declared]:
@@ -195,30 +131,87 @@ def _declared(entries: Iterable[Any]) -> dict[tuple[Any, Any], tuple[Any, Any, A
 class Saved:
     """The content of a file.
 
+    Args:
+        version: of the file.
+        content: of the file.
+        place: of the data in the content.
+
     Attributes:
         left_out: the series that are not allowed.
         packed: the others, packed for a block with today's buckets.
         declared: the declarations of their metrics, by category and metric, joined by NUL.
     """
 
-    def __init__(self, listing: _Listing) -> None:
-        packed = listing.pack()
+    def __init__(self, version: int, content: bytes, place: slice) -> None:
+        self._version, self._content, self._place = version, content, place
+        packed = self._pack()
         if packed is None:
-            rows, declared = listing.read
+            rows, declared = self._read
             packed = Packing(declared), dict(enumerate(rows))
         packing, odd = packed
         allowed, self.left_out = _check(odd, {key.decode() for key, _, _ in packing.packed().rows()} if odd else set())
         if allowed:
             packing.add_checked(list(allowed.values()))
-        self._listing, self._gone = listing, odd.keys() - allowed.keys()
+        self._gone = odd.keys() - allowed.keys()
         self.packed, self.declared = packing.packed(), packing.declarations()
 
     @lazy_property
     def snapshot(self) -> Snapshot:
         """The allowed series, made at the first use."""
-        rows = [row for position, row in enumerate(self._listing.read[0]) if position not in self._gone]
+        rows = [row for position, row in enumerate(self._read[0]) if position not in self._gone]
         names = [_name(row) for row in rows]
         return Snapshot(names, [_value(row, name.bounds) for row, name in zip(rows, names, strict=True)])
+
+    @lazy_property
+    def _read(self) -> tuple[Sequence[_Row], Declared]:
+        """The series and the declarations of their metrics, read at the first use."""
+        return _ROWS[self._version](json.loads(self._content[self._place]))
+
+    def _pack(self) -> tuple[Packing, Mapping[int, _Row]] | None:
+        """Pack the simple series.
+
+        Returns:
+            The packed series, and by position the others; None for a file that is not exactly as we write it.
+        """
+        found = None if self._version == 1 else self._members()
+        if found is None:
+            return None
+        saved, values, entries, names, kinds, created, positions = found
+        try:
+            json.loads(bytes(saved))
+            declared = _declared(json.loads(bytes(entries)))
+            carried = _carried(json.loads(bytes(positions or b"[]")))
+            packing = Packing(declared)
+            odd = packing.add((names, kinds, created, values), carried)
+            rows = None if odd is None else json.loads(odd or b"[]")
+        except (*SENSELESS, RecursionError):
+            return None  # reading all of it will find the error
+        if rows is None:
+            return None
+        return packing, {place: _row(declared, place in carried, *listed) for place, *listed in rows}
+
+    def _members(self) -> list[memoryview] | None:
+        """Return the JSON of each member, all of which are lists except the first; None if there are other ones.
+
+        They are not parsed yet. If each of them is JSON, then so is the whole, because the text between them is right.
+        """
+        content, (at, end, _) = self._content, self._place.indices(len(self._content))
+        places: list[int] = []
+        for member in _MEMBERS:
+            begin = content.find(member, at, end)
+            if begin < 0 or (not places and begin != at):
+                return None
+            at = begin + len(member)
+            places += [begin, at]
+        begin = content.rfind(_CARRIED, at, end)
+        places += [begin, begin + len(_CARRIED)] if begin >= 0 else [end - 1, end - 1]
+        try:
+            if content[end - 1] != ord("}") or not (content.isascii() or content.decode()):
+                return None
+        except UnicodeDecodeError:
+            return None
+        view = memoryview(content)
+        return [view[start:stop] for start, stop in zip(places[1::2], [*places[2::2], end - 1], strict=True)]
 
 
 def _check(rows: Mapping[int, _Row], there: set[str]) -> tuple[dict[int, tuple[Name, Value]], list[LeftOut]]:
