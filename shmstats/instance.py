@@ -17,9 +17,9 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
+from .block.identity import make_directory
 from .descriptors import read_file, written_beside
 from .frozen import Frozen
-from .snapshot.store import make_private
 
 log = logging.getLogger("shmstats")
 
@@ -60,7 +60,7 @@ def instance_of(directory: Path) -> Instance:
     try:
         found = _read(file)
     except FileNotFoundError:
-        make_private(directory)
+        make_directory(directory)
         return _made(file, here.replaced(inode=directory.stat().st_ino))
     here = here.replaced(inode=directory.stat().st_ino)
     if (found.machine, found.host) != (here.machine, here.host):

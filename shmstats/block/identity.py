@@ -180,7 +180,7 @@ def may_have_saved(data: Path) -> bool:
 
 
 def make_directory(directory: Path) -> None:
-    """Create a directory, with missing parents, for its owner alone.
+    """Create a directory, with missing parents, for its owner alone: `Path.mkdir` leaves parents to the umask.
 
     Directories made by root belong to the owner of their parent.
 

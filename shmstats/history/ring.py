@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from ..block.identity import make_directory
 from ..descriptors import open_file
 from ..frozen import Frozen, NamedTuple
 from ..layout import Structure
-from ..snapshot.store import make_private
 
 FILE = "history.ring"
 
@@ -289,7 +289,7 @@ def make_ring(file: Path) -> Ring:
         return Ring(file, os.O_RDWR)
     except (FileNotFoundError, RingError):
         pass
-    make_private(file.parent)
+    make_directory(file.parent)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     fd = open_file(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from ..block.identity import make_directory
 from ..block.identity import stats_directory as stats_directory
 from ..descriptors import above_standard, open_file, read_file
 from ..series import Snapshot
@@ -139,7 +140,7 @@ def write(directory: Path, snapshot: Snapshot) -> Written:
     Raises:
         OSError: it could not be written.
     """
-    make_private(directory)
+    make_directory(directory)
     written, fd = _new_file(directory)
     try:
         with open(fd, "wb", closefd=False) as stream:  # not by os.fdopen: that of eventlet closes it
@@ -298,15 +299,6 @@ def have_twice(file: Path, name: Path | str) -> None:
         with open(open_file(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as copy:
             copy.write(read_file(file))
         _give_away(Path(name))
-
-
-def make_private(directory: Path) -> None:
-    """Create a directory, with missing parents, for this user alone: `Path.mkdir` leaves parents to the umask."""
-    if not directory.is_dir():
-        if directory.parent != directory:
-            make_private(directory.parent)
-        directory.mkdir(mode=0o700, exist_ok=True)
-        _give_away(directory)
 
 
 def _give_away(path: Path) -> None:
