@@ -102,8 +102,7 @@ class Skeleton:
         chosen: frozenset[str],
     ) -> None:
         self._bulk = bulk
-        self._catalog = snapshot.totals.catalog
-        self._combined = snapshot.combined[0]
+        self._names, self._catalog = snapshot.names, snapshot.names.catalog
         self._figures = (*snapshot.system, *snapshot.health)
         self._form = form
         self._namer = Namer(*key)
@@ -118,13 +117,12 @@ class Skeleton:
     def fits(self, snapshot: BlockSnapshot) -> bool:
         """Tell whether this is the page of a snapshot."""
         figures = (*snapshot.system, *snapshot.health)
-        same_names = snapshot.totals.catalog is self._catalog and snapshot.combined[0] == self._combined
-        return same_names and figures == self._figures
+        return snapshot.names is self._names and figures == self._figures
 
     def fill(self, snapshot: BlockSnapshot) -> bytes:
         """Return the text with the values of a snapshot."""
-        totals = snapshot.totals
-        values = [*snapshot.combined[1], *figure_values(snapshot), *totals.at(self._positions)]
+        totals = snapshot.values.totals
+        values = [*snapshot.values.combined, *figure_values(snapshot), *totals.at(self._positions)]
         pieces = [chunk if isinstance(chunk, _Quick) else (chunk.fill(values), b"") for chunk in self._chunks]
         return self._bulk.fill_text(tuple(pieces), totals.cells)
 
@@ -154,25 +152,25 @@ class Skeleton:
                 width = BEFORE_BUCKETS + len(name.bounds) + 1
                 quick = quick and group not in catalog.mixed and catalog.width_of(first) == width
             found.setdefault(family, _Family(family)).add(group, name, is_plain, quick)
-        for position, name in enumerate(self._combined):
+        for position, name in enumerate(self._names.combined):
             if name.category == FOREIGN:
                 continue
             family, _ = namer.family(name)
             place = Member(position, ExposedSeries(family, ()), name)
             found.setdefault(family, _Family(family)).add_other(place)
-        for member in figure_members(namer, self._figures, len(self._combined)):
+        for member in figure_members(namer, self._figures, len(self._names.combined)):
             found.setdefault(member.series.family, _Family(member.series.family)).add_other(member)
         return found
 
     def _members(self, family: _Family) -> Iterator[Member]:
         """Give the series of a family that is not quick, in their order; also collects their records."""
         numbers = sorted(number for group in family.numbers for number in self._slow_records[group])
-        before = len(self._combined) + len(self._figures)
+        before = len(self._names.combined) + len(self._figures)
         for number, name in zip(numbers, self._catalog.decoded(numbers), strict=True):
             yield Member(before + len(self._records), self._namer.add(name), name)
             self._records.append(number)
         for member in family.others:
-            is_combined = member.position < len(self._combined)
+            is_combined = member.position < len(self._names.combined)
             yield member._replace(series=self._namer.add(member.name)) if is_combined else member
 
     def _records_of(self, groups: set[int]) -> dict[int, list[int]]:

@@ -183,18 +183,13 @@ class Catalog:
     def described(self) -> list[Name]:
         """A name of each saved metric that has bounds, or a declaration with a help or a unit."""
         families, kinds = NAME.column(self.records, "family").tolist(), NAME.column(self.records, "kind")
-        firsts: dict[int, int] = {}
-        alone = []
+        firsts: dict[tuple[bool, int], int] = {}
         for number in self.saved:
-            family = families[number]
-            if kinds[number] != Kind.HISTOGRAM:
-                if family:
-                    firsts.setdefault(family, number)
-            elif not family:
-                alone.append(number)
-            elif kinds[firsts.setdefault(family, number)] != Kind.HISTOGRAM:
-                firsts[family] = number  # label sets of an undeclared metric may differ in kind
-        found = self.decoded([*firsts.values(), *alone])
+            is_histogram, family = kinds[number] == Kind.HISTOGRAM, families[number]
+            if family or is_histogram:
+                firsts.setdefault((is_histogram, family or -number), number)
+        # Histograms last: label sets of an undeclared metric may differ in kind, and the last one is saved.
+        found = self.decoded([firsts[key] for key in sorted(firsts)])
         return [name for name in found if name.bounds or name.help or name.unit]
 
     def position_of(self, key: bytes) -> int | None:
@@ -239,7 +234,7 @@ class Catalog:
     def _declaration(self, family: int) -> Declaration | None:
         if family not in self._declarations:
             try:
-                self._declarations[family] = _declared(self.records, family, self.heap, 0)
+                self._declarations[family] = _declared(self.records, self.heap, family)
             except (LookupError, ValueError, struct.error) as error:
                 raise DamagedBlockError(f"record {family} of the block has a declaration that cannot be") from error
         return self._declarations[family]
@@ -310,7 +305,7 @@ class NameReader:
             self._noted = key, self._find_noted(*key)
         found = []
         for name, number in self._noted[1]:
-            note = _note(self._records, number, self._buf, self._layout.heap)
+            note = _note(self._records, self._buf, number, self._layout.heap)
             if category in (None, name.category) and note:
                 found.append((name, note))
         return found
@@ -324,7 +319,7 @@ class NameReader:
         else:
             noted = _numbers(list_series(records, _MODE_FORMS, layout.columns)[-1])
         heap = self._buf[layout.heap : layout.heap + layout.heap_bytes]
-        names = _names_of(records, noted, heap, cache(partial(_declared, records, heap=heap, offset=0)))
+        names = _names_of(records, noted, heap, cache(partial(_declared, records, heap)))
         return list(zip(names, noted, strict=True))
 
 
@@ -334,7 +329,7 @@ def _with_replaced(records: bytes, heap: bytes) -> bytes:
         return records
     copy = bytearray(records)
     gone, successors = find_replaced(
-        partial(NAME.column, records), partial(_key, records, heap), partial(_note_in, records, heap)
+        partial(NAME.column, records), partial(_key, records, heap), partial(_note, records, heap)
     )
     states, declarations = NAME.column(copy, "state"), NAME.column(copy, "declaration")
     for number in gone:
@@ -360,10 +355,6 @@ def _fields(records: bytes | memoryview, number: int) -> tuple[int, ...]:
 def _key(records: bytes, heap: bytes, number: int) -> bytes:
     fields = _fields(records, number)
     return heap[fields[_KEY] : fields[_KEY] + fields[_LENGTH]]
-
-
-def _note_in(records: bytes, heap: bytes, number: int) -> bytes:
-    return _note(records, number, heap, 0)
 
 
 def _series_key(heap: bytes | memoryview, key: int, length: int) -> SeriesKey:
@@ -397,15 +388,15 @@ def _names_of(
     return names
 
 
-def _note(records: bytes | memoryview, number: int, heap: bytes | memoryview, offset: int) -> bytes:
+def _note(records: bytes | memoryview, heap: bytes | memoryview, number: int, offset: int = 0) -> bytes:
     """Return the note of a record; ``offset`` is the beginning of the heap."""
     fields = _fields(records, number)
     start = offset + fields[_NOTE]
     return read_note(bytes(heap[start : start + fields[_NOTE_ROOM]]))
 
 
-def _declared(records: bytes | memoryview, number: int, heap: bytes | memoryview, offset: int) -> Declaration | None:
+def _declared(records: bytes | memoryview, heap: bytes | memoryview, number: int) -> Declaration | None:
     # A family gets its note before the flag that says that it is declared: a kill may come in between.
     is_declared = _fields(records, number)[_FLAGS] & DECLARED
-    note = _note(records, number, heap, offset) if is_declared else b""
+    note = _note(records, heap, number) if is_declared else b""
     return decode_definition(note).declared if note else None

@@ -8,7 +8,7 @@ while they have a contribution. In mode *all* each contribution is a series, wit
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -76,7 +76,7 @@ class BlockReader:
         self.gauges = Gauges(self.columns)
         self.histograms = Histograms(self.columns)
         self._living = Lately(self._live_of)
-        self._shown: tuple[Catalog, list[Name], Sequence[Name]] | None = None
+        self._shown: BlockNames | None = None
 
     def close(self) -> None:
         """Release the buffer."""
@@ -152,7 +152,7 @@ class BlockReader:
 
     def _what_stood_still(self, read: BlockSnapshot) -> Snapshot:
         """Return the part of a read whose names have not changed: other cells may belong to another name by now."""
-        catalog = read.totals.catalog
+        catalog = read.names.catalog
         kept = [at for at, number in enumerate(catalog.numbers) if self._names.unchanged(catalog, number)]
         if all(self._names.unchanged(catalog, number) for number in catalog.aside):
             kept += range(len(catalog.numbers), len(read.names))
@@ -189,8 +189,6 @@ class BlockReader:
             BlockValues(totals, combined.values),
             workers=workers,
             exemplars=_exemplars(self._names.notes(None, revision, names, heap)),
-            totals=totals,
-            combined=(combined.names, combined.values),
         )
 
     def _in_row(self, row: int, cell: int, name: Name, living: set[int]) -> Value | None:
@@ -234,12 +232,12 @@ class BlockReader:
             "rows": Usage(len(rows), layout.max_workers, layout.row_bytes),
         }
 
-    def _names_shown(self, catalog: Catalog, combined: list[Name]) -> Sequence[Name]:
+    def _names_shown(self, catalog: Catalog, combined: list[Name]) -> BlockNames:
         """Return all names; the same object as the last time, if the names are the same."""
         shown = self._shown
-        if shown is None or shown[0] is not catalog or shown[1] != combined:
-            shown = self._shown = catalog, combined, BlockNames(catalog, combined)
-        return shown[2]
+        if shown is None or shown.catalog is not catalog or shown.combined != combined:
+            shown = self._shown = BlockNames(catalog, combined)
+        return shown
 
     def _signatures(self) -> set[int]:
         """Return the signatures of the living workers."""

@@ -68,13 +68,6 @@ class Totals:
         """Return the first cells of the series at some positions (u32)."""
         return array("I", [self.catalog.cells[position] for position in positions]).tobytes()
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Totals):
-            return NotImplemented
-        return self.catalog is other.catalog and self.cells == other.cells
-
-    __hash__ = None  # type: ignore[assignment]
-
 
 def distribution_in(cells: bytearray, cell: int, width: int) -> Distribution:
     """Return the histogram with a lock cell."""
@@ -87,68 +80,52 @@ def _form(width: int) -> struct.Struct:
     return struct.Struct(f"<ddq{width - BEFORE_BUCKETS}q")
 
 
-class BlockSnapshot(Snapshot, kw_only=True):
-    """A snapshot of a block, whose names and values are made at their first use.
+class BlockSnapshot(Snapshot):
+    """A snapshot of a whole block, whose names and values are made at their first use."""
 
-    Attributes:
-        totals: of the series of the block's catalog.
-        combined: names and values after all others: gauges combined from contributions.
-    """
-
-    totals: Totals
-    combined: tuple[list[Name], list[Value]]
-
-    def __post_init__(self) -> None:
-        """Check that it covers the whole block.
-
-        Raises:
-            TypeError: it has other names: a selection of a block's names is a plain `Snapshot`.
-        """
-        if not (isinstance(self.names, BlockNames) and isinstance(self.values, BlockValues)):
-            raise TypeError("a snapshot of some names of a block must be a Snapshot, not a BlockSnapshot")
+    names: BlockNames
+    values: BlockValues
 
     def value_of(self, category: str, metric: str) -> Value | None:
         """Return the value of a series without labels, unless it is a combined gauge; None if there is none."""
-        position = self.totals.catalog.position_of(f"{category}\0{metric}".encode())
-        return None if position is None else self.totals.at((position,))[0]
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, BlockSnapshot):
-            return NotImplemented
-        mine = self.totals, self.combined, self.system, self.health, self.workers
-        return mine == (other.totals, other.combined, other.system, other.health, other.workers)
-
-    __hash__ = None  # type: ignore[assignment]
+        totals = self.values.totals
+        position = totals.catalog.position_of(f"{category}\0{metric}".encode())
+        return None if position is None else totals.at((position,))[0]
 
 
 class BlockNames(DeferredNames):
-    """The names of a catalog, followed by those of combined gauges."""
+    """The names of a catalog, followed by those of gauges combined from contributions.
 
-    __slots__ = ("_catalog", "_combined")
+    Attributes:
+        catalog: the catalog.
+        combined: the names of those gauges.
+    """
+
+    __slots__ = ("catalog", "combined")
 
     def __init__(self, catalog: Catalog, combined: list[Name]) -> None:
         super().__init__(len(catalog.numbers) + len(combined))
-        self._catalog, self._combined = catalog, combined
+        self.catalog, self.combined = catalog, combined
 
     def _make(self) -> list[Name]:
-        return [*self._catalog.names, *self._combined]
+        return [*self.catalog.names, *self.combined]
 
     def at(self, positions: Sequence[int]) -> list[Name]:
         """Return the names at some positions, which must not be negative: these alone, if there are none yet."""
-        own = len(self._catalog.numbers)
-        if self._catalog.has_names or (positions and max(positions) >= own):
+        own = len(self.catalog.numbers)
+        if self.catalog.has_names or (positions and max(positions) >= own):
             return super().at(positions)
-        return self._catalog.decoded([self._catalog.numbers[position] for position in positions])
+        return self.catalog.decoded([self.catalog.numbers[position] for position in positions])
 
     @property
     def kinds(self) -> bytes:
         """The kind of each."""
-        return self._catalog.kinds + bytes(name.kind for name in self._combined)
+        return self.catalog.kinds + bytes(name.kind for name in self.combined)
 
     @property
     def keys(self) -> list[SeriesKey]:
         """Category, metric and labels of each."""
-        return [*self._catalog.keys, *(name.key for name in self._combined)]
+        return [*self.catalog.keys, *(name.key for name in self.combined)]
 
 
 class BlockValues(Deferred[Value]):
@@ -156,24 +133,25 @@ class BlockValues(Deferred[Value]):
 
     Attributes:
         totals: of the block's catalog.
+        combined: of the gauges combined from contributions.
     """
 
-    __slots__ = ("_combined", "totals")
+    __slots__ = ("combined", "totals")
 
     def __init__(self, totals: Totals, combined: list[Value]) -> None:
         super().__init__(len(totals.catalog.numbers) + len(combined))
-        self.totals, self._combined = totals, combined
+        self.totals, self.combined = totals, combined
 
     def _make(self) -> list[Value]:
-        return [*self.totals.values(), *self._combined]
+        return [*self.totals.values(), *self.combined]
 
     def at(self, positions: Sequence[int]) -> list[Value]:
         """Return the values at some positions, which must not be negative."""
         own = len(self.totals.catalog.numbers)
-        if not self._combined:
+        if not self.combined:
             return self.totals.at(positions)
         found = iter(self.totals.at([each for each in positions if each < own]))
-        return [next(found) if each < own else self._combined[each - own] for each in positions]
+        return [next(found) if each < own else self.combined[each - own] for each in positions]
 
 
 class Brief(NamedTuple):

@@ -87,7 +87,7 @@ _block_header: _BlockHeader | None = None
 def encode(snapshot: Snapshot) -> list[bytes]:
     """Return the content of a file, in parts; timestamps and gauges by worker are left out."""
     if bulk is not None and isinstance(snapshot, BlockSnapshot):
-        data = _block_data(bulk, snapshot.totals)
+        data = _block_data(bulk, snapshot.values.totals)
     else:
         data = [_data(snapshot)]
     saved = b'{"saved": %s, "values": ' % repr(time.time()).encode()
