@@ -1,10 +1,8 @@
 """The data directory: listing its content, and deleting files in it.
 
-Paths come from untrusted clients, so none is ever given to the kernel as a whole. A path is a sequence of names;
-the data directory is opened by its configured path, and every name after that is opened relative to
-the descriptor of the directory before it, with O_NOFOLLOW. So what was checked is what is acted on, even if somebody
-replaces a directory between the check and the act: ``..`` and links lead nowhere. Links are listed as links, and never
-followed.
+Paths come from untrusted clients, so none is given to the kernel as a whole. The data directory is opened by its
+configured path, and every name after that relative to the descriptor of the directory before it, with O_NOFOLLOW. So
+what was checked is what is acted on, even if a directory is replaced in between. Links are listed as links.
 """
 
 from __future__ import annotations

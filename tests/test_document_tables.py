@@ -48,6 +48,12 @@ def test_every_format_is_in_the_documents(document: str) -> None:
     assert [name for name in FORMATS if f"`{name}`" not in text] == []
 
 
+def test_the_architecture_lists_every_header_of_the_core() -> None:
+    rows = table(section("shmstats/README.md", "The rooms").partition("**Inside")[2])
+    headers = {path.name for path in (Path(cli.__file__).parent / "core").glob("*.h")}
+    assert {name for row in rows for name in re.findall(r"`(\w+\.h)`", row[0])} == headers
+
+
 def test_every_call_in_the_api_table_exists() -> None:
     calls = [row[0].strip("`") for row in table(section(API))]
     for call in calls:

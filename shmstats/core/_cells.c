@@ -25,7 +25,7 @@
 #include "record.h"
 #include "names.h"
 #include "name_changes.h"
-#include "name_table.h"
+#include "name_index.h"
 #include "keys.h"
 #include "wanted.h"
 #include "registering.h"

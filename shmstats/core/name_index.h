@@ -1,5 +1,5 @@
-/* The Python type Names: finds the names of a block, and adds, replaces and discards them, one at a time or many under
- * one table lock. */
+/* The Python type NameIndex: finds the names of a block, and adds, replaces and discards them, one at a time or many
+ * under one table lock. */
 
 static void
 NameIndex_forget(NameIndex *self)
