@@ -39,7 +39,10 @@ def reset(config: str | None, data: str | None, category: str, metric: str | Non
 
 @_change_command
 def remove(config: str | None, data: str | None, category: str, metric: str | None) -> None:
-    """Remove a metric, or a whole category, for all workers; without a live block, from the saved snapshot."""
+    """Remove a metric, or a whole category, for all workers.
+
+    If there is no live block, it is removed from the saved snapshot.
+    """
     settings = settings_of(config, data)
     removed = _remove_saved(settings.path.data, category, metric)
     if removed:
@@ -50,7 +53,10 @@ def remove(config: str | None, data: str | None, category: str, metric: str | No
 
 @reading_command
 def clean(config: str | None, data: str | None) -> None:
-    """Remove damaged snapshots that were set aside, and temporary files of dead processes."""
+    """Remove damaged snapshots and temporary files.
+
+    These are snapshots that were set aside because they are damaged, and temporary files of dead processes.
+    """
     directory = settings_of(config, data).path.data
     if not directory.exists():
         raise NotThereError(f"there is no data directory {directory}")

@@ -18,7 +18,10 @@ from shmstats.terminal.command import command, write_to_stdout
 @click.argument("old", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
 def diff(old: Path, new: Path) -> None:
-    """Show the differences between the saved snapshots OLD and NEW, which are files of a data directory."""
+    """Show the differences between two saved snapshots.
+
+    OLD and NEW are files of a data directory, such as stats/simple.json.
+    """
     lines = list(differences(saved.load(old.resolve()), saved.load(new.resolve())))
     shown = lines or ["nothing changed"]
     write_to_stdout("".join(f"{printable(line)}\n" for line in shown).encode(errors="replace"))

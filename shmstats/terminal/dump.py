@@ -74,7 +74,7 @@ _LONGEST_WALK = 0.5
 @click.option("--from", "file", metavar="SNAPSHOT", callback=not_empty, help="Read this saved snapshot instead.")
 @click.option("--history", is_flag=True, help="The last 24 hours, as csv or json.")
 @click.option(
-    "--since", metavar="TIME", type=Duration(), show_default="15m", help="With --history: how long ago it begins."
+    "--since", metavar="TIME", type=Duration(), help="With --history: how long ago it begins, 15m by default."
 )
 @click.option("--step", metavar="TIME", type=Duration(), help="With --history: the time between values.")
 @click.option(
@@ -112,7 +112,8 @@ def dump(
         past = _past(settings_of(config, data).path.data, since or _SHOWN_PAST, step, form, globs)
         _write(output, past)
         return
-    _refuse("a dump without --history", since=since, step=step)
+    if since is not None or step is not None:
+        raise click.UsageError("--since and --step go with --history only.")
     if by_worker and not FORMATS[form].by_worker:
         able = ", ".join(name for name, each in FORMATS.items() if each.by_worker)
         raise click.UsageError(f"--workers goes with --format {able} only.")

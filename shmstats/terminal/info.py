@@ -22,7 +22,10 @@ from shmstats.terminal.command import described, reading_command, settings_of, t
 
 @reading_command
 def info(config: str | None, data: str | None) -> None:
-    """Show what is installed, configured and running; exit code 1 if something is wrong."""
+    """Show what is installed, configured and running.
+
+    The exit code is 1 if something is wrong.
+    """
     settings = settings_of(config, data)
     wrong: list[str] = []
     facts = [*_facts(settings, wrong), *(("wrong", complaint) for complaint in wrong)]

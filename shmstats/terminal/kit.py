@@ -16,7 +16,10 @@ from shmstats.terminal.command import command
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--replace", is_flag=True, help="Overwrite files that exist and differ.")
 def kit(directory: Path, replace: bool) -> None:
-    """Write configuration for Prometheus, Grafana, systemd, nginx, compose and Kubernetes into DIRECTORY."""
+    """Write the operator's kit into DIRECTORY.
+
+    It is configuration for Prometheus, Grafana, systemd, nginx, compose and Kubernetes.
+    """
     written = write(directory, replace=replace)
     for file in written:
         click.echo(f"wrote {file}")

@@ -103,9 +103,9 @@ def read_stacks(data: Path, pid: int | None = None) -> list[dict[str, Any]]:
 @click.option("--once", is_flag=True, help="Write it once, after one second, and exit.")
 @click.option("--pane", type=click.Choice([*_PANES, "stacks"]), default="workers", show_default=True)
 def top(config: str | None, data: str | None, once: bool, pane: str) -> None:
-    """Show requests, workers and the requests that they serve, routes, metrics and stacks.
+    """Show requests, workers, routes, metrics and stacks.
 
-    Keys: w, r, m, s select the pane, p pauses, q quits.
+    It is redrawn every second. Keys: w, r, m, s select the pane, p pauses, q quits.
     """
     directory = settings_of(config, data).path.data
     looker = Looker(directory)
@@ -119,9 +119,12 @@ def top(config: str | None, data: str | None, once: bool, pane: str) -> None:
 
 
 @reading_command
-@click.argument("pid", type=click.IntRange(min=1), required=False)
+@click.argument("pid", type=int, required=False)
 def stacks(config: str | None, data: str | None, pid: int | None) -> None:
-    """Show the stacks of all threads of every worker, or of the one with PID: the application's frames first."""
+    """Show the stacks of every worker's threads.
+
+    The application's frames come first. PID selects one worker.
+    """
     found = read_stacks(settings_of(config, data).path.data, pid)
     _write([text for text, _ in stacks_pane(found, 10_000)])
 
