@@ -26,8 +26,8 @@ PICTURES = (
     ("live-page-phone.png", 360, 900, "light"),
 )
 
-#: Lines of one pane, and how often a worker that serves a request is looked for.
-_LINES, _TRIES = 16, 20
+#: Most lines of one pane, and how often a worker that serves a request is looked for.
+_LINES, _TRIES = 26, 20
 
 TERMINAL = """<!DOCTYPE html><meta charset="utf-8"><style>
 body { margin: 0; background: #14181d; color: #e6e9ec; font: 15px/1.35 monospace } pre { margin: 0; padding: 16px 20px }
@@ -89,6 +89,8 @@ def _terminal(opened: Browser, data: str) -> bytes:
         for _ in range(_TRIES):
             done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
             lines = done.stdout.splitlines()[:_LINES]
+            while pane == "stacks" and lines[-1]:  # only whole processes
+                lines.pop()
             if pane == "routes" or any("GET" in line or "POST" in line for line in lines):
                 break
         shown += f"$ shmstats top --once --pane {pane}\n" + "\n".join(lines) + "\n\n"

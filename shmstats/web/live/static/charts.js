@@ -87,6 +87,7 @@ function drawMarks(plot) {
   context.save();
   context.font = `${11 * ratio}px system-ui`;
   context.textAlign = "center";
+  context.textBaseline = "alphabetic";
   context.setLineDash([3 * ratio, 3 * ratio]);
   for (const event of past ? past.events : []) {
     const x = plot.valToPos(event.time, "x", true);

@@ -370,7 +370,7 @@ function showMetrics(now, before) {
     else if (unit === "bytes") text = bytes(value);
     return [[searchLink(key, key), "text"], text, rate === null ? "" : `${number(rate)}/s`, spark(key), kind, extra];
   });
-  fill($("metrics-table"), ["metric", ["value", "number"], ["rate", "number"], "last minutes", "kind", "mean"], shown);
+  fill($("metrics-table"), ["metric", ["value", "number"], ["rate", "number"], "last minutes", "kind", ["mean", "number"]], shown);
   $("found").textContent = found === total ? (total > rows.length ? `${number(total)} series, the first ${rows.length} are shown` : `${number(total)} series`)
     : found ? `${number(found)} of ${number(total)} series${found > rows.length ? `, the first ${rows.length} are shown` : ""}` : `none of ${number(total)} series has this in its name`;
 }
