@@ -48,7 +48,7 @@ BOUNDS = {
     "new name of a declared metric": Walk(0, 0),
     "scrape": Walk(25, 104),
     "save": Walk(19, 134),
-    "close": Walk(33, 156),
+    "close": Walk(33, 154),
     "attach with restore": Walk(42, 428),
 }
 

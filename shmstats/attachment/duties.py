@@ -134,3 +134,7 @@ class Threads:
         deadline = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(deadline - time.monotonic())
+
+
+#: Those of a process that does not have the term.
+NO_THREADS = Threads(log.error)

@@ -27,7 +27,7 @@ from ..block.outdated import remove_outdated
 from ..config import Settings
 from ..reading.attached import AttachedBlock
 from ..series import Snapshot
-from .duties import Duty, Threads, is_exposing, make_duties
+from .duties import NO_THREADS, Duty, Threads, is_exposing, make_duties
 from .peers import Watch
 
 log = logging.getLogger("shmstats")
@@ -83,7 +83,7 @@ class Saver:
         self._began = time.monotonic()
         self._stopped = False
         self._term = 0
-        self._threads = Threads(tell_once)
+        self._threads = NO_THREADS
         self._begins = False
         self._duties: list[Duty] | None = None
         self._saved: tuple[int, Snapshot] | None = None
@@ -96,8 +96,8 @@ class Saver:
 
     @property
     def elected(self) -> bool:
-        """Whether this process has the term."""
-        return bool(self._term) and self._block.header.saver_term == self._term
+        """Whether this process has the term, and has not left the block."""
+        return bool(self._term) and not self._stopped and self._block.header.saver_term == self._term
 
     def look(self) -> None:
         """Take the term, if no process has it that could save; called by the background thread."""
@@ -154,17 +154,11 @@ class Saver:
         if not self._threads.start("saver", self._interval, self._keep):
             self._give_up()
 
-    def _goes_on(self) -> bool:
-        """Return whether this process still has the term; otherwise end the threads."""
-        if not self._stopped and self.elected:
-            return True
-        self._threads.stop(0.0)
-        return False
-
     def _keep(self) -> None:
         """Save, if this process still has the term and it is time; begin the duties the first time."""
         try:
-            if not self._goes_on():
+            if not self.elected:
+                self._threads.stop(0.0)
                 return
             self._block.header.saver_heartbeat = _now()
             if self._begins:
@@ -196,7 +190,8 @@ class Saver:
     def _perform(self, duty: Duty) -> None:
         """Do a duty with the values that it may show, if this process still has the term."""
         try:
-            if not self._goes_on():
+            if not self.elected:
+                self._threads.stop(0.0)
                 return
             if is_exposing(duty):
                 duty.prepare()
