@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from functools import cache
 from typing import Any
 
 #: What a terminal would interpret and JSON does not escape itself: C1 controls, separators, changes of direction.
@@ -25,29 +24,7 @@ def json_text(document: Any) -> str:
 
 def json_lines(document: Any) -> str:
     """Return the same for people, indented by two blanks for each level."""
-    return _escaped(_indented(document, 0))
-
-
-def _indented(value: Any, level: int) -> str:
-    """Return the result of `json.dumps` with an indent, in Python; here C writes the innermost levels."""
-    if not value or not isinstance(value, dict | list):
-        return _encoder(0).encode(value)
-    inner = "\n" + "  " * (level + 1)
-    items = value.values() if isinstance(value, dict) else value
-    if {dict, list}.isdisjoint(map(type, items)):
-        flat = _encoder(level + 1).encode(value)
-        return f"{flat[0]}{inner}{flat[1:-1]}{inner[:-2]}{flat[-1]}"
-    texts = [_indented(item, level + 1) for item in items]
-    if isinstance(value, dict):
-        keys = map(_encoder(0).encode, value)
-        return f"{{{inner}{f',{inner}'.join(map(': '.join, zip(keys, texts, strict=True)))}{inner[:-2]}}}"
-    return f"[{inner}{f',{inner}'.join(texts)}{inner[:-2]}]"
-
-
-@cache
-def _encoder(level: int) -> json.JSONEncoder:
-    between = ",\n" + "  " * level if level else ", "
-    return json.JSONEncoder(ensure_ascii=False, separators=(between, ": "))
+    return _escaped(json.dumps(document, ensure_ascii=False, indent=2))
 
 
 def _escaped(text: str) -> str:

@@ -27,7 +27,6 @@ from shmstats.export.page import (
 )
 from shmstats.export.prometheus import OpenMetricsLines, TextLines, sample_text
 from shmstats.export.view import PLAIN, View
-from shmstats.frozen import NamedTuple
 from shmstats.layout import BEFORE_BUCKETS
 from shmstats.reading.totals import BlockSnapshot
 from shmstats.series import FOREIGN, STATE, Exemplar, Kind, Labels, Name, Snapshot, label_text
@@ -75,11 +74,8 @@ class _Family:
         self.others.append(member)
 
 
-class _Quick(NamedTuple):
-    """Consecutive families that C fills in."""
-
-    text: memoryview
-    places: memoryview
+#: Text and places of consecutive families that C fills in.
+_Quick = tuple[memoryview, memoryview]
 
 
 class Skeleton:
@@ -123,7 +119,7 @@ class Skeleton:
         """Return the text with the values of a snapshot."""
         totals = snapshot.values.totals
         values = [*snapshot.values.combined, *figure_values(snapshot), *totals.at(self._positions)]
-        pieces = [chunk if isinstance(chunk, _Quick) else (chunk.fill(values), b"") for chunk in self._chunks]
+        pieces = [(chunk.fill(values), b"") if isinstance(chunk, TextLines) else chunk for chunk in self._chunks]
         return self._bulk.fill_text(tuple(pieces), totals.cells)
 
     def series_of(self, name: Name) -> ExposedSeries:
@@ -192,7 +188,7 @@ class Skeleton:
             if is_quick:
                 rank += len(row)
                 end = ends[rank - 1]
-                yield _Quick(text[start[0] : end[0]], places[start[1] : end[1]])
+                yield text[start[0] : end[0]], places[start[1] : end[1]]
                 start = end
             else:
                 yield self._form(PagePart([member for each in row for member in slow[each.family]]))

@@ -5,12 +5,9 @@ import io
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from shmstats.export import FORMATS, View, to_document
 from shmstats.export.figures import histogram_figures, iso_time
-from shmstats.export.printable import json_lines
 from shmstats.series import Distribution, Kind, Name, Snapshot
 
 NAMES = [
@@ -222,13 +219,3 @@ def test_control_characters_do_not_reach_a_terminal():
     assert table.replace("\n", "").isprintable()
     assert table.count("\n") == 2
     assert "a\\x1b[31m\\r\\n\\t\\x07\\x9b\\u202e\\u2028\\u200b" in table
-
-
-TEXTS = st.text(st.characters(codec="ascii", exclude_characters="\x7f"))
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner), max_leaves=20))
-def test_lines_of_json_equal_those_of_python_with_an_indent(document: object) -> None:
-    assert json_lines(document) == json.dumps(document, indent=2, ensure_ascii=False)

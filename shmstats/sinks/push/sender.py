@@ -102,10 +102,6 @@ class Memory:
         os.replace(written_beside(self._file, json.dumps({"last": self._last, "labels": labels})), self._file)
         self.labels = labels
 
-    def forget(self) -> None:
-        """Remove the last labels: all their series have ended."""
-        self.labels = None
-
 
 class Sender:
     """Pushes the snapshots of one data directory. For use by one thread.
@@ -174,8 +170,6 @@ class Sender:
             self._memory.note(self._labels)
         partial = self._post(seconds, self._encoder, snapshot, at, stale)
         self._encoder.accept()
-        if stale is Stale.ALL:
-            self._memory.forget()
         if partial is not None:
             raise partial
 
