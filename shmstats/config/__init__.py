@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from shmstats.config.loading import load
 from shmstats.config.rules import (
-    SECTIONS,
     ApiSettings,
     ConfigError,
     PathSettings,
-    PrometheusSettings,
     PushSettings,
     Settings,
     SettingsSection,
@@ -17,11 +15,9 @@ from shmstats.config.rules import (
 )
 
 __all__ = [
-    "SECTIONS",
     "ApiSettings",
     "ConfigError",
     "PathSettings",
-    "PrometheusSettings",
     "PushSettings",
     "Settings",
     "SettingsSection",
