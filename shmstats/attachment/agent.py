@@ -7,6 +7,7 @@ would stay locked in the child: so it is paused for a fork, continues in the par
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
@@ -23,6 +24,9 @@ log = logging.getLogger("shmstats")
 
 _STOP_SECONDS = 5.0
 _FORK_SECONDS = 0.5
+
+#: The process is leaving the block, which removes the socket, or other code has closed its descriptor.
+_PASSING = (errno.ENOENT, errno.EBADF, errno.ENOTSOCK)
 
 #: Seconds between two attempts to get missing descriptors, or a thread.
 RETRY_SECONDS = 1.0
@@ -257,8 +261,8 @@ class Agent:
                 else:
                     self._listener = listener
             except OSError as error:
-                if self._stopped or isinstance(error, FileNotFoundError):
-                    return None  # the process is leaving the block, which removes the socket: a later attempt makes it
+                if self._stopped or error.errno in _PASSING:
+                    return None  # a later attempt makes it
                 if not self._warned:
                     log.warning("the debug endpoints will not show process %d for now: %s", os.getpid(), error)
                 self._warned = True

@@ -107,10 +107,11 @@ class Listener:
         self.path = path
         self._owner = os.geteuid() if owner is None else owner
         self._clients: dict[int, _Client] = {}
+        self._opened: os.stat_result | None = None
         with ExitStack() as undo:
             self._socket = new_socket()
+            undo.callback(self.forget)
             self._opened = os.fstat(self._socket.fileno())
-            undo.callback(self._socket.close)
             _remove_socket(path, self._owner)
             # A temporary name until it is complete. It must not be longer, because there is little room for the path.
             made = f"{path.removesuffix('sock')}{os.getpid() & 0xFFFF:04x}"
@@ -168,7 +169,7 @@ class Listener:
     @property
     def is_lost(self) -> bool:
         """Whether other code has closed the socket and its connections, whose numbers may be reused."""
-        return not leads_to(self._socket.fileno(), self._opened)
+        return self._opened is None or not leads_to(self._socket.fileno(), self._opened)
 
     def forget(self) -> None:
         """Close what the child of a fork has inherited; the parent's socket is not affected."""
@@ -269,9 +270,13 @@ def new_socket() -> socket.socket:
     """Return a Unix stream socket that never waits."""
     make: type[socket.socket] = native.original("socket", "socket")
     connection = make(socket.AF_UNIX, socket.SOCK_STREAM)
-    if connection.fileno() <= 2:  # the number of a closed standard stream
-        connection = make(fileno=above_standard(connection.detach()))
-    connection.setblocking(False)
+    try:
+        if connection.fileno() <= 2:  # the number of a closed standard stream
+            connection = make(fileno=above_standard(connection.detach()))
+        connection.setblocking(False)
+    except OSError:
+        connection.detach()  # other code has closed it already, and may use its number
+        raise
     return connection
 
 

@@ -181,6 +181,44 @@ def test_a_daemon_that_closes_all_descriptors_counts_and_saves_on(
     assert said.splitlines() == ["['one']", "[] 0"]
 
 
+@pytest.mark.parametrize("moment", ["socket.bind", "os.chmod"])
+def test_a_daemon_may_close_all_descriptors_just_while_the_socket_for_questions_is_made(
+    python: PythonRunner, moment: str
+) -> None:
+    said = python.run(
+        """
+        import os, sys, threading, time
+        import shmstats
+        from shmstats import stats
+        from shmstats.attachment.asking import ask_all
+        from shmstats.attachment.peers import socket_path
+
+        kept, done = [], threading.Event()
+
+        def daemonize(event, arguments):
+            if event == sys.argv[1] and not kept and threading.current_thread() is not threading.main_thread():
+                os.closerange(3, 256)
+                kept.extend(os.open('log', os.O_RDWR | os.O_CREAT) for _ in range(20))
+                done.set()
+
+        sys.addaudithook(daemonize)
+        shmstats.init({'path': {'data': 'data'}})
+        stats.incr('c', 'm')
+        block = stats.shared.attach()
+        asked = {os.getpid(): socket_path(block.name, block.worker.slot)}
+        assert done.wait(20)
+        end = time.monotonic() + 20
+        while ask_all(asked, 'memory', 20)[os.getpid()] is None:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        shmstats.close()
+        print([fd for fd in kept if not os.path.samestat(os.fstat(fd), os.stat('log'))], os.path.getsize('log'))
+        """,
+        moment,
+    )
+    assert said == "[] 0\n"
+
+
 def test_background_work_takes_no_descriptor_of_a_closed_standard_stream(python: PythonRunner) -> None:
     said = python.run(
         """
