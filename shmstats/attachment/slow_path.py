@@ -10,17 +10,17 @@ import math
 from collections.abc import Callable
 
 from ..block import KindError, Record, SeriesLimitError
-from ..block.declarations import Definition
+from ..block.declarations import Definition, describe
 from ..block.keys import OVERFLOW, decode_key, encode_key, overflow_key
 from ..block.lock import guards
-from ..block.outdated import counted_under, refuse_shown
+from ..block.outdated import counted_under, is_redefined, refuse_shown
 from ..block.rebucketing import mark_carried
 from ..block.stripes import SHARED_ROW
 from ..bounds import Bounds, buckets_of, rebucketed, scale_of, stay_exact
 from ..core import Counter, Gauge, Histogram, Series
 from ..layout import INT64_MAX, INT64_MIN
 from ..reading.attached import AttachedBlock
-from ..series import Distribution, Kind, Mode
+from ..series import Declaration, Distribution, Kind, Mode
 from .calls import operation, retried
 from .changes import Changes
 from .own_metrics import OWN, add_to_own
@@ -179,6 +179,9 @@ class SharedProvider(Reads, Changes):
         mine = None if definition is None else definition.declared
         if mine is not None:
             refuse_shown(key, mine)
+        elif is_redefined(block, key, kind, whole):
+            mine = Declaration(kind)
+            self.declare(series.category, series.metric, mine)
         try:
             record = block.find_or_add(key, kind, limit, mine, whole)
             if block.has_lost_registrar():
@@ -195,7 +198,11 @@ class SharedProvider(Reads, Changes):
 
     def _learn(self, block: AttachedBlock, series: Series, key: bytes, mine: Definition | None, record: Record) -> None:
         """Let series of a declared metric be bound at once from now on, if this process uses that declaration."""
-        if record.family < 0 or record.declaration:
+        if record.family < 0:
+            return
+        if record.declaration:
+            if mine is None:
+                self._note_hidden(block, series, key)
             return
         revision = block.names.revision  # read before the declaration: a change meanwhile invalidates it
         family = block.names.record(record.family)
@@ -207,6 +214,17 @@ class SharedProvider(Reads, Changes):
             scale = block.scale_of(record) if record.kind is Kind.HISTOGRAM else b""
             found = family.number, record.kind, mode, _contributor(block, mode), labelnames, scale
             self._registrar.learn(revision, metric, mine, *found)
+
+    def _note_hidden(self, block: AttachedBlock, series: Series, key: bytes) -> None:
+        """Log, once, that the use of a metric does not fit what another process had declared before it."""
+        family = block.names.family_of(key)
+        current = None if family is None else block.definition(family)
+        if current is not None and current.moment <= block.worker.attached:
+            self._log_once(
+                f"metric {series.metric!r} of category {series.category!r} is declared as {describe(current.declared)}"
+                " by another process: what does not fit that is counted, but not shown. Use it as declared, or declare"
+                " it as you use it: the newest declaration is shown"
+            )
 
     def _histogram(self, block: AttachedBlock, series: Series) -> tuple[bytes, Record, Bounds]:
         """Return the key, record and bounds of a histogram that a handle counts into.

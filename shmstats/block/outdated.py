@@ -16,7 +16,7 @@ from .declarations import Definition, describe, digest, encode_definition, fits
 from .errors import BlockFullError, KindError
 from .keys import decode_key, family_key, label_names
 from .metrics import Metrics
-from .records import DECLARED, FAMILY, WITHDRAWN, Record
+from .records import DECLARED, FAMILY, INHERITED, WITHDRAWN, Record
 from .workers import Worker
 
 #: Seconds after which an outdated declaration is no longer kept for a process that has not counted under it.
@@ -46,27 +46,55 @@ def counted_under(
     if family is None or current is None:
         return None
     withdrawn = bool(family.flags & WITHDRAWN)
+    names = label_names(key)
     if mine is not None:
-        return mine if withdrawn or not fits(mine, current.declared) else None
+        used = mine if mine.labelnames is not None else mine._replace(labelnames=names)
+        return mine if withdrawn or not fits(used, current.declared) else None
+    fits_now = _can_be(kind, names, current.declared, whole)
     if current.moment <= block.worker.attached:
         refuse_shown(key, current.declared)
-        return None  # the declaration was first: another use of the metric is a mistake
-    mine = Declaration(kind, labelnames=label_names(key))
+        if withdrawn or fits_now:
+            return None
+    mine = Declaration(kind, labelnames=names)
     if not withdrawn and fits(mine, current.declared):
         return None
     undeclared = Declaration(kind)
     used_before = block.names.find(family_key(key), digest(undeclared)) is not None
-    fits_now = _can_be(mine, current.declared) and (whole or current.declared.kind is not Kind.COUNTER)
     return undeclared if withdrawn or used_before or not fits_now else None
 
 
-def _can_be(used: Declaration, declared: Declaration) -> bool:
-    """Tell whether a process's use of a metric that it has not declared is possible with the declaration."""
-    if declared.shown:
+def is_redefined(block: Metrics, key: bytes, kind: Kind, whole: bool) -> bool:
+    """Tell whether a process's use of a metric that it has not declared contradicts only what was there before it.
+
+    That is what ended processes have declared, or what any have used before this one attached.
+
+    Args:
+        block: the attached one.
+        key: of the series.
+        kind: as which the process uses it.
+        whole: whether the value to count or set is an integer.
+    """
+    family = block.names.family_of(key)
+    current = None if family is None else block.definition(family)
+    if family is not None and current is not None:
+        return bool(family.flags & INHERITED) and not _can_be(kind, label_names(key), current.declared, whole)
+    record = block.names.find(key)
+    if record is None or _is_like(kind, record.kind):
         return False
-    numbers = (Kind.COUNTER, Kind.GAUGE)
-    kinds = used.kind is declared.kind or (used.kind in numbers and declared.kind in numbers)
-    return kinds and declared.labelnames in (None, used.labelnames)
+    attached = time.time_ns() - (time.monotonic_ns() - block.worker.attached)
+    return bool(record.flags & INHERITED) or block.names.created(record.number) < attached
+
+
+def _can_be(kind: Kind, labelnames: tuple[str, ...], declared: Declaration, whole: bool) -> bool:
+    """Tell whether a process's use of a metric that it has not declared is possible with the declaration."""
+    if declared.shown or not _is_like(kind, declared.kind) or (declared.kind is Kind.COUNTER and not whole):
+        return False
+    return declared.labelnames in (None, labelnames)
+
+
+def _is_like(used: Kind, kind: Kind) -> bool:
+    """Tell whether the calls for one kind of metric work on another one."""
+    return used is kind or {used, kind} == {Kind.COUNTER, Kind.GAUGE}
 
 
 def refuse_shown(key: bytes, declared: Declaration) -> None:

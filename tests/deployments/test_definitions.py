@@ -332,3 +332,71 @@ shmstats.close()
     program(code, 0, 2)
     program(code, 1, 3)
     program(code, 0, 1)
+
+
+USES = (
+    "stats.incr('c', '{m}')",
+    "stats.gauge('c', '{m}', 3.5)",
+    "stats.timing('c', '{m}', 7)",
+    "stats.timestamp('c', '{m}', datetime(2026, 1, 1, tzinfo=UTC))",
+    "stats.incr('c', '{m}', labels={{'a': '1'}})",
+    "stats.timing('c', '{m}', 7, labels={{'a': '1'}})",
+)
+MOMENT = 1_767_225_600_000_000  # in microseconds
+OLD_USES = (
+    *(("pass", use) for use in USES),
+    ("stats.declare('c', '{m}', kind='counter')", USES[0]),
+    ("stats.declare('c', '{m}', kind='gauge', mode='livesum')", USES[1]),
+    ("stats.declare('c', '{m}', kind='histogram', buckets=(1, 2))", USES[2]),
+    ("stats.declare('c', '{m}', kind='counter', labelnames=('b',))", "stats.incr('c', '{m}', labels={{'b': '1'}})"),
+)
+
+#: Runs its argument, and after each line that it reads, the lines of the argument without declarations again.
+RELEASE = """
+import json, sys
+from datetime import UTC, datetime
+from shmstats import stats
+lines = json.loads(sys.argv[1])
+for _ in sys.stdin:
+    for line in lines:
+        exec(line)
+    lines = [line for line in lines if "declare" not in line]
+    values = stats.snapshot().get("c", {}).items()
+    print(json.dumps({metric: getattr(value, "count", value) for metric, value in values}), flush=True)
+"""
+
+
+@pytest.mark.parametrize("lives", [False, True])
+def test_a_release_may_use_a_metric_otherwise_without_declaring_it(
+    configure: Callable[..., object], python: PythonRunner, lives: bool
+) -> None:
+    """No call raises, in the new process and the old one, and the new use is shown if none that lives has declared."""
+    configure(capacity=8192)
+    pairs = [(*old, new) for old in OLD_USES for new in USES if new != old[1]]
+    named = [[text.format(m=f"m{number}") for text in pair] for number, pair in enumerate(pairs)]
+    first = python.start(RELEASE, json.dumps([line for old, use, _ in named for line in (old, use)]))
+    first.tell("")
+    first.hear()
+    if not lives:
+        first.finish()
+    second = python.start(RELEASE, json.dumps([new for *_, new in named]))
+    second.tell("")
+    second.hear()
+    if lives:
+        first.tell("")
+        first.hear()
+        first.finish()
+    second.tell("")
+    shown = json.loads(second.hear())
+    for number, (old, use, new) in enumerate(pairs):
+        if old == "pass" or not lives:
+            value = shown[f"m{number}" + ('{a="1"}' if "labels" in new else "")]
+            moved = {new, use} == {
+                *USES[:2]
+            }  # a counter or gauge stays what it is, whichever of the two calls moves it
+            assert moved or value == (3.5 if new == USES[1] else 2 if new != USES[3] else MOMENT), (
+                pairs[number],
+                shown,
+            )
+    second.finish(quiet=False)
+    assert ("but not shown" in second.stderr) == lives
