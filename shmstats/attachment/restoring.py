@@ -48,7 +48,7 @@ def fill(block: AttachedBlock, tell: Callable[[str], object]) -> int:
 def _declare_saved(
     block: AttachedBlock, declared: Mapping[str, Declaration], tell: Callable[[str], object]
 ) -> set[str]:
-    """Declare the metrics that were declared when a snapshot was saved; processes of today may change them.
+    """Declare the metrics that were declared when a snapshot was saved; later declarations may change them.
 
     Returns the metrics without room.
     """

@@ -162,7 +162,7 @@ class Bulk(Protocol):
     ) -> tuple[bytes, bytes, bytes, bytes] | None:
         """Pack the series of a saved snapshot in the form of a block, as far as they are simple.
 
-        A series is simple if it is as today's version saves it; others may be wrong, or need a closer look.
+        A series is simple if it is as the current version saves it; others may be wrong, or need a closer look.
 
         Args:
             keys: a list in JSON, of UTF-8: category, metric, and label names and values, joined by NUL.

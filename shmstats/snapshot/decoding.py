@@ -138,7 +138,7 @@ class Saved:
 
     Attributes:
         left_out: the series that are not allowed.
-        packed: the others, packed for a block with today's buckets.
+        packed: the others, packed for a block with the current buckets.
         declared: the declarations of their metrics, by category and metric, joined by NUL.
     """
 
