@@ -263,10 +263,8 @@ def scale_of(bounds: Sequence[float]) -> bytes:
     same mantissas, so the exponent and the mantissa of a value lead to its bucket. An octave is divided into twice as
     many slots as it has bounds: a slot then contains at most one bound, and one comparison decides.
     """
-    return _exponential_scale(bounds) if isinstance(bounds, Exponential) else _explicit_scale(tuple(bounds))
-
-
-def _explicit_scale(bounds: tuple[float, ...]) -> bytes:
+    if isinstance(bounds, Exponential):
+        return _exponential_scale(bounds)
     return _SCALE_HEAD.pack(len(bounds), _EXPLICIT, 0) + struct.pack(f"<{len(bounds)}d", *bounds)
 
 

@@ -17,8 +17,6 @@ from ..series import INFO, Declaration, Kind, Labels
 from .attachment import Attachment, tell_change
 from .calls import is_left, operation, question
 
-_NO_CHANGE: Change | None = None
-
 
 class Changes(Attachment):
     """The calls that change names under the table lock."""
@@ -42,10 +40,12 @@ class Changes(Attachment):
                 break
         return None
 
-    def give_way(self, category: str, metric: str, rivals: list[str]) -> bool:
+    @question(False)
+    def give_way(self, block: AttachedBlock, category: str, metric: str, rivals: list[str]) -> bool:
         """Withdraw metrics that share names on the page with a declared one, so that only the newest one is shown.
 
         Args:
+            block: the attached one.
             category: of the metrics.
             metric: declared by this process.
             rivals: the others.
@@ -53,14 +53,10 @@ class Changes(Attachment):
         Returns:
             Whether any of them was withdrawn.
         """
-        change = self._give_way(category, metric, rivals)
+        change = give_way(block, category, metric, self._declared[category, metric], rivals)
         if change is not None:
             tell_change(category, metric, change)
         return change is not None
-
-    @question(_NO_CHANGE)
-    def _give_way(self, block: AttachedBlock, category: str, metric: str, rivals: list[str]) -> Change | None:
-        return give_way(block, category, metric, self._declared[category, metric], rivals)
 
     @deferred
     @question(0)
