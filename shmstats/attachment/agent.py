@@ -28,6 +28,9 @@ _FORK_SECONDS = 0.5
 #: The process is leaving the block, which removes the socket, or other code has closed its descriptor.
 _PASSING = (errno.ENOENT, errno.EBADF, errno.ENOTSOCK)
 
+#: Seconds between two checks whether the thread must end, as long as there is no descriptor that would wake it.
+_LOOK_SECONDS = 0.05
+
 #: Seconds between two attempts to get missing descriptors, or a thread.
 RETRY_SECONDS = 1.0
 
@@ -58,8 +61,6 @@ class _Run:
         self._pipe: os.stat_result | None = None
         self.thread: native.Thread | None = None
         self._lock = native.RLock()  # a signal handler may fork, even in the middle of a fork
-        self._bell: Any = native.make_lock()  # wakes the thread as long as there is no descriptor
-        self._bell.acquire()
         self.is_ending = False
         self._over = False
         self.open()
@@ -81,7 +82,6 @@ class _Run:
         with self._lock:
             if not self._over and not self.is_ending:
                 self.is_ending = True
-                self._bell.release()
                 if self._has_pipe:
                     # Written to, not only closed, because another process may have inherited this end.
                     os.write(self._tell, b"x")
@@ -91,7 +91,6 @@ class _Run:
         with self._lock:
             if self.is_ending and not self._over:
                 self.is_ending = False
-                self._bell.acquire(blocking=False)
                 if self._has_pipe:
                     os.read(self.told, 1)
             return not self._over
@@ -105,9 +104,8 @@ class _Run:
 
     def wait(self, seconds: float, listener: Listener | None) -> bool:
         """Make the thread wait; returns whether the listener has something to do."""
-        if self.told < 0:
-            if self._bell.acquire(timeout=min(seconds, RETRY_SECONDS)):
-                self._bell.release()
+        if self.told < 0:  # nothing could wake it
+            native.original("time", "sleep")(min(seconds, _LOOK_SECONDS))
             return listener is not None
         poll = native.original("select", "poll")()
         poll.register(self.told, select.POLLIN)
