@@ -37,27 +37,21 @@ _LOCAL, _REMOTE, _STATE, _UID, _INODE = 1, 2, 3, 7, 9
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _NLM_F_REQUEST = 1
-
-#: nlmsghdr: length, type, flags, sequence, port.
-_HEADER = struct.Struct("=IHHII")
-
-#: inet_diag_req_v2: family, protocol, extensions, padding, and a bit for each state.
-_QUESTION = struct.Struct("=BBBxI")
 _ALL_STATES = 2**32 - 1
 
-#: inet_diag_sockid: ports and addresses in network order; then interface and cookie, here any.
-_SOCKET = struct.Struct("!HH16s16s")
-_ANY = struct.pack("=III", 0, 2**32 - 1, 2**32 - 1)
+#: inet_diag_sockid: ports and addresses in network order; then interface and cookie, in a question for any.
+_SOCKET = "HH16s16sIII"
+_ANY = (0, 2**32 - 1, 2**32 - 1)
 
-#: inet_diag_msg: family, state, timer, retransmissions; after the socket: expires, rqueue, wqueue, uid, inode.
-_ANSWER = struct.Struct("=BBBB")
-_OWNER = struct.Struct("=IIIII")
+#: nlmsghdr: length, type, flags, sequence, port. Then inet_diag_req_v2: family, protocol, extensions, padding, a bit
+#: for each state, socket; or inet_diag_msg: family, state, timer, retransmissions, socket, expires, rqueue, wqueue,
+#: uid, inode.
+_QUESTION = struct.Struct(f"=IHHII BBBxI {_SOCKET}")
+_ANSWER = struct.Struct(f"=IHHII BBBB {_SOCKET} IIIII")
+_PORTS = slice(9, 11)
 
 #: Seconds that the kernel has to answer, and most bytes of an answer.
 _SECONDS, _MOST = 1.0, 4096
-
-#: The prefix of an IPv4 address within IPv6.
-_MAPPED = bytes(10) + b"\xff\xff"
 
 
 def ip_address(address: str | bytes) -> _Address:
@@ -108,28 +102,19 @@ def _owner_of_peer(theirs: _End, ours: _End) -> int | None:
     Raises:
         OSError: the kernel cannot be asked, or knows no such socket.
     """
-    family, asked, mapped = _socket_of(theirs, ours)
-    body = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, _ALL_STATES) + asked + _ANY
-    question = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0) + body
+    family = socket.AF_INET6 if theirs[0].version == 6 else socket.AF_INET
+    ports = socket.htons(theirs[1]), socket.htons(ours[1])
+    wanted = (*ports, theirs[0].packed, ours[0].packed, *_ANY)
+    header = _QUESTION.size, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as kernel:
         kernel.settimeout(_SECONDS)
-        kernel.sendto(question, (0, 0))
+        kernel.sendto(_QUESTION.pack(*header, family, socket.IPPROTO_TCP, 0, _ALL_STATES, *wanted), (0, 0))
         answer = kernel.recv(_MOST)
-    at = _HEADER.size + _ANSWER.size
-    found = answer[at : at + _SOCKET.size] in (asked, mapped)  # else it is an error, or a listening socket
-    if len(answer) < at + _SOCKET.size + len(_ANY) + _OWNER.size or not found:
+    found = _ANSWER.unpack_from(answer) if len(answer) >= _ANSWER.size else ()
+    if found[_PORTS] != ports:  # an error, or a listening socket, which is connected to port 0
         raise OSError(errno.ENOENT, "the kernel knows no such socket")
-    *_, uid, inode = _OWNER.unpack_from(answer, at + _SOCKET.size + len(_ANY))
-    return int(uid) if inode else None  # without an inode the kernel no longer knows the owner, and says 0
-
-
-def _socket_of(local: _End, remote: _End) -> tuple[int, bytes, bytes]:
-    """Return a socket's family and identity in the kernel's form; for IPv4 also the form of a socket of IPv6."""
-    ends = [address for address, _ in (local, remote)]
-    asked = _SOCKET.pack(local[1], remote[1], *(end.packed for end in ends))
-    if any(end.version == 6 for end in ends):
-        return socket.AF_INET6, asked, asked
-    return socket.AF_INET, asked, _SOCKET.pack(local[1], remote[1], *(_MAPPED + end.packed for end in ends))
+    *_, uid, inode = found
+    return uid if inode else None  # without an inode the kernel no longer knows the owner, and says 0
 
 
 def _owners(connections: set[_Connection]) -> set[int] | None:
