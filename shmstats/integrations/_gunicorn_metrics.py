@@ -76,7 +76,7 @@ class Master:
         self.count_reload(0)
         registries.stats.timestamp(CATEGORY, "gunicorn_start")
         backlog = _made("gauge", "gunicorn_backlog", "Connections waiting for a worker.", mode="livemax")
-        BacklogMeter(listeners, backlog.set, failures.tell).start()
+        BacklogMeter(listeners, backlog.set).start()
 
     def count_exit(self, worker: Any) -> None:
         """Count the exit of a worker, by the reason in the byte that it shared."""
@@ -95,15 +95,11 @@ class BacklogMeter:
     Args:
         listeners: gunicorn's, which have their socket as ``sock``.
         show: called with the sum; the caller has called it before, so that the thread never needs its slow path.
-        tell: called with what failed, and the error.
     """
 
-    def __init__(
-        self, listeners: Iterable[Any], show: Callable[[int], None], tell: Callable[[str, BaseException], None]
-    ) -> None:
+    def __init__(self, listeners: Iterable[Any], show: Callable[[int], None]) -> None:
         self._sockets = [each.sock for each in listeners if each.sock.family in (socket.AF_INET, socket.AF_INET6)]
         self._show = show
-        self._tell = tell
         self._thread = native.RepeatingThread(self._measure, "shmstats-backlog", _MEASURE_SECONDS)
 
     def start(self) -> None:
@@ -125,7 +121,7 @@ class BacklogMeter:
             if any(each.fileno() < 0 for each in self._sockets):  # the master is stopping, and listens no more
                 self._thread.stop()
             else:
-                self._tell("measuring the backlog failed", error)
+                failures.tell("measuring the backlog failed", error)
 
     def _waiting(self) -> int:
         infos = (each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.size) for each in self._sockets)

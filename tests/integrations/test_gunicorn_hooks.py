@@ -328,9 +328,10 @@ def test_connections_that_wait_for_busy_workers_are_the_backlog(tmp_path: Path) 
 def test_the_backlog_is_measured_until_the_master_stops_listening(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_of, "_MEASURE_SECONDS", 0.01)
     told: list[object] = []
+    monkeypatch.setattr(load_of.failures, "tell", lambda *what: told.append(what))
     with socket.create_server(("127.0.0.1", 0)) as sock:
         shown: list[int] = []
-        meter = load_of.BacklogMeter([SimpleNamespace(sock=sock)], shown.append, lambda *what: told.append(what))
+        meter = load_of.BacklogMeter([SimpleNamespace(sock=sock)], shown.append)
         meter.start()
         wait_until(lambda: len(shown) > 2, "a measurement")
     wait_until(lambda: not meter._thread.lives, "the end of the thread")
