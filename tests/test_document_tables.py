@@ -11,8 +11,9 @@ import click
 import pytest
 from documents import DOCS, section, table
 
-from shmstats import cli, config
+from shmstats import cli
 from shmstats.checks import make_bounds
+from shmstats.config.rules import SECTIONS
 from shmstats.export import FORMATS, View
 from shmstats.registry import stats
 from shmstats.series import Distribution, Kind, Labels, Mode, Name, Snapshot
@@ -31,7 +32,7 @@ def yaml_text(value: object) -> str:
 
 def test_the_configuration_table_agrees_with_the_declarations() -> None:
     declared = []
-    for section_name, keys in config.SECTIONS.items():
+    for section_name, keys in SECTIONS.items():
         for key, rule in keys.rules.items():
             declared.append([f"`{section_name}.{key}`", f"`{yaml_text(rule.default)}`", rule.allowed])
     assert [cells for *cells, _ in _rows()] == declared

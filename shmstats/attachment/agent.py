@@ -14,10 +14,11 @@ import select
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from .. import lifecycle, native
 from ..descriptors import above_standard, leads_to
+from ..frozen import NamedTuple
 from .peers import BEAT_SECONDS, Listener, beat
 
 log = logging.getLogger("shmstats")
