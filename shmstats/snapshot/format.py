@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,13 +73,10 @@ class _BlockHeader(NamedTuple):
         """Return the header of a catalog."""
         saved = catalog.saved
         keys, kinds, created, text, places = bulk.plan_save(catalog.records, catalog.heap, saved.tobytes())
-        declared = {name[:2]: (name.help, name.unit, to_json(name.bounds)) for name in catalog.described}
-        head = json.dumps([(*metric, *what) for metric, what in declared.items()]).encode()
         flags = NAME.column(catalog.records, "flags")
         carried = [i for i, number in enumerate(saved) if flags[number] & CARRIED]
-        behind = b'], "declared": %s, "names": [%s], "kinds": [%s], "created": [%s]%s}'
-        behind %= head, keys, kinds, created, _carried(carried)
-        return cls(catalog, text, places, behind)
+        lists = b"[%s]" % keys, b"[%s]" % kinds, b"[%s]" % created
+        return cls(catalog, text, places, _behind(catalog.described, lists, carried))
 
 
 _block_header: _BlockHeader | None = None
@@ -103,26 +101,33 @@ def _block_data(bulk: Bulk, totals: Totals) -> list[bytes]:
     values = bulk.fill_text(((header.text, header.places),), totals.cells)
     if b"n" in values:  # NaN or infinity, from a damaged block, which JSON writes differently
         values = values.replace(b"nan", b"NaN").replace(b"inf", b"Infinity")
-    return [b"[", values, header.behind]
+    return [b"[", values, b"]", header.behind]
 
 
 def _data(snapshot: Snapshot) -> bytes:
     """Return the values of a snapshot, and the text that follows from its names."""
     saved = [pair for pair in zip(snapshot.names, snapshot.values, strict=True) if _is_saved(pair[0])]
+    *lists, values = columns_of(saved)
+    carried = [i for i, (name, _) in enumerate(saved) if name.carried]
+    return values + _behind([name for name, _ in saved], lists, carried)
+
+
+def _behind(names: Iterable[Name], lists: Iterable[bytes], carried: list[int]) -> bytes:
+    """Return the JSON after the values.
+
+    Args:
+        names: whose metrics' declarations are saved.
+        lists: keys, kinds and moments of creation of the series.
+        carried: positions of histograms with observations from other buckets.
+    """
     declared = {
         name[:2]: (name.help, name.unit, to_json(name.bounds))
-        for name, _ in saved
+        for name in names
         if name.bounds or name.help or name.unit
     }
-    names, kinds, created, values = columns_of(saved)
     head = json.dumps([(*metric, *what) for metric, what in declared.items()]).encode()
-    carried = [i for i, (name, _) in enumerate(saved) if name.carried]
-    form = b'%s, "declared": %s, "names": %s, "kinds": %s, "created": %s%s}'
-    return form % (values, head, names, kinds, created, _carried(carried))
-
-
-def _carried(positions: list[int]) -> bytes:
-    return b', "carried": %s' % json.dumps(positions).encode() if positions else b""
+    positions = b', "carried": %s' % json.dumps(carried).encode() if carried else b""
+    return b', "declared": %s, "names": %s, "kinds": %s, "created": %s%s}' % (head, *lists, positions)
 
 
 def _prefix(version: int, *data: bytes | memoryview) -> bytes:

@@ -87,7 +87,6 @@ class Packing:
     def __init__(self, declared: Declared) -> None:
         self._defined = {"\0".join(metric): _Defined.of(*what) for metric, what in declared.items()}
         self._numbers = {metric: number for number, metric in enumerate(self._defined)}
-        self._buckets = [what.buckets for what in self._defined.values()]
         self._parts: list[tuple[bytes, bytes, bytes]] = []
 
     def add(self, columns: Columns, carried: set[int]) -> bytes | None:
@@ -99,7 +98,8 @@ class Packing:
         """
         if bulk is None:
             return None
-        found = bulk.pack_series(*columns, self._numbers, self._buckets, carried, LAST_MOMENT)
+        buckets = [what.buckets for what in self._defined.values()]
+        found = bulk.pack_series(*columns, self._numbers, buckets, carried, LAST_MOMENT)
         if found is None:
             return None
         *part, odd = found
@@ -111,7 +111,9 @@ class Packing:
         for name, _ in series:
             if name.kind is Kind.HISTOGRAM:
                 bounds = _of_today(name.bounds, name.unit) or DEFAULT_BOUNDS
-                self._define(f"{name.category}\0{name.metric}", _Defined(name.help, name.unit, bounds, len(bounds) + 1))
+                metric = f"{name.category}\0{name.metric}"
+                self._defined[metric] = _Defined(name.help, name.unit, bounds, len(bounds) + 1)
+                self._numbers.setdefault(metric, len(self._numbers))
         self._parts += [self._packed(*self._with_buckets_of_today(*each)) for each in series]
 
     def _packed(self, name: Name, value: Value) -> tuple[bytes, bytes, bytes]:
@@ -124,12 +126,6 @@ class Packing:
         flags = MONOTONIC * name.monotonic | MEMBER * is_member | CARRIED * is_carried
         places = len(cells) // CELL.size, 0, number + 1, 0, 0, 0, 0, len(key), 0, 0, bool(name.labels)
         return key, NAME.struct.pack(0, name.kind, 0, flags, *places, name.created), cells
-
-    def _define(self, metric: str, what: _Defined) -> None:
-        self._defined[metric] = what
-        number = self._numbers.setdefault(metric, len(self._numbers))
-        self._buckets += [0] * (number + 1 - len(self._buckets))
-        self._buckets[number] = what.buckets
 
     def _with_buckets_of_today(self, name: Name, value: Value) -> tuple[Name, Value]:
         if not isinstance(value, Distribution):
