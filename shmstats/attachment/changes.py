@@ -88,10 +88,9 @@ class Changes(Attachment):
                 block.remove([record.number for record in gone])
             for record in records:
                 block.stripes.clear(record)
-                if record.flags & CARRIED:
-                    block.names.set_flags(record, record.flags & ~CARRIED)
+                block.names.set_flags(record, record.flags & ~CARRIED)
                 if read_exemplars(block.names.note(record.number)):
-                    block.annotate(record, b"")
+                    block.names.annotate(record.number, b"")
         return len(records)
 
     @operation

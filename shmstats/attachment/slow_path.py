@@ -64,7 +64,7 @@ class SharedProvider(Reads, Changes):
         with block.exclusive():
             record = self.find(block, *name, series.labels, kind) or self.find(block, *name, overflow, kind)
             if record is not None:
-                block.annotate(record, change(block.names.note(record.number)))
+                block.names.annotate(record.number, change(block.names.note(record.number)))
 
     @operation
     def count(self, block: AttachedBlock, series: Series, n: int | float) -> None:

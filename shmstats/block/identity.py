@@ -39,7 +39,6 @@ class Identity(NamedTuple):
 
     Attributes:
         directory: the data directory, with all links resolved: where the block's statistics are saved.
-        name: of the segment; a path if there is no shared memory, and the block is a file in the directory.
         segment: path of the segment's file.
         owner: user id of the directory's owner; of this process if there is none.
         group: group id of the directory.
@@ -47,11 +46,15 @@ class Identity(NamedTuple):
     """
 
     directory: Path
-    name: str
     segment: str
     owner: int
     group: int
     key: tuple[int, int, int] | None
+
+    @property
+    def name(self) -> str:
+        """The name of the segment; a path if there is no shared memory, and the block is a file in the directory."""
+        return self.segment.removeprefix(f"{SHARED_MEMORY}/")
 
     @property
     def legacy_segments(self) -> list[str]:
@@ -111,10 +114,10 @@ def identify(directory: Path, make: bool = False) -> Identity:
             "there is no /proc: record locks and psutil show which processes live, and a client's process cannot be"
             " identified, so everybody needs the token for /debug and /_local"
         )
-    where, prefix = (SHARED_MEMORY, "") if shared else (place, f"{place}/")
+    where = SHARED_MEMORY if shared else place
     key = _key_of(place) if found is not None and stat.S_ISDIR(found.st_mode) else None
     if found is None or key is None:
-        return Identity(resolved, prefix + by_path, f"{where}/{by_path}", os.geteuid(), os.getegid(), None)
+        return Identity(resolved, f"{where}/{by_path}", os.geteuid(), os.getegid(), None)
     name = by_path  # a block made when there was no directory is used until its last process has saved it
     if not os.path.lexists(f"{where}/{name}"):
         name = _name_of(key, shared)
@@ -124,7 +127,7 @@ def identify(directory: Path, make: bool = False) -> Identity:
                 os.utime(place, ns=(found.st_atime_ns, found.st_mtime_ns))
                 found, key = os.stat(place), _key_of(place) or key
                 name = _name_of(key, shared)
-    return Identity(resolved, prefix + name, f"{where}/{name}", found.st_uid, found.st_gid, key)
+    return Identity(resolved, f"{where}/{name}", found.st_uid, found.st_gid, key)
 
 
 def _name_of(key: tuple[int, int, int], shared: bool) -> str:

@@ -93,15 +93,6 @@ class Metrics:
         declared = self.declared(self.names.record(record.family)) if record.family >= 0 else None
         return (declared.bounds if declared else ()) or DEFAULT_BOUNDS
 
-    def annotate(self, record: Record, text: bytes) -> None:
-        """Set the note of a name, which ``reader.notes`` returns.
-
-        Raises:
-            BlockFullError: there is no room for it.
-        """
-        with self.exclusive():
-            self.names.annotate(record.number, text)
-
     def remove(self, numbers: list[int]) -> None:
         """Remove series, by the numbers of their records, and families that become empty.
 

@@ -11,7 +11,6 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from ..core import Cells, NameIndex, hash_key
 from ..layout import CELL, NAME, PAGE
@@ -56,13 +55,6 @@ def make_index(buf: memoryview, layout: Layout) -> NameIndex:
     return NameIndex(buf, (*sections, layout.columns), _HEADER, Record, KINDS, MODES)
 
 
-class Find(Protocol):
-    """Looks a name up."""
-
-    def __call__(self, key: bytes, declaration: int = 0, /) -> Record | None:
-        """Return the record of a name; None if there is none."""
-
-
 class NameTable(Records):
     """The names of a block.
 
@@ -82,8 +74,6 @@ class NameTable(Records):
     Attributes:
         cells: as the argument.
         index: finds records by key.
-        find: looks a name up without a lock, by key and, for an outdated series, the number of its declaration;
-            None is only certain under the table lock. Raises `BufferError` if the record is damaged.
     """
 
     def __init__(self, buf: memoryview, layout: Layout, cells: Cells, stripes: Stripes) -> None:
@@ -91,13 +81,25 @@ class NameTable(Records):
         self.cells = cells
         self._stripes = stripes
         self.index = make_index(buf, layout)
-        self.find: Find = self.index.find
         self.discard: Callable[[list[int]], None] = self.index.discard
 
     def close(self) -> None:
         """Release the buffer."""
         self.index.close()
         super().close()
+
+    def find(self, key: bytes, declaration: int = 0) -> Record | None:
+        """Look a name up without a lock; None is only certain under the table lock.
+
+        Args:
+            key: of the name.
+            declaration: of an outdated series the number of its declaration.
+
+        Raises:
+            BufferError: the record is damaged.
+        """
+        found: Record | None = self.index.find(key, declaration)
+        return found
 
     def family_of(self, key: bytes) -> Record | None:
         """Look up the family of the metric of the name with that key."""
@@ -168,14 +170,13 @@ class NameTable(Records):
 
     def clear_monotonic(self, record: Record) -> None:
         """Mark that a counter has been decremented. The table lock is held."""
-        flags = self.record(record.number).flags
-        if flags & MONOTONIC:
-            self.set_flags(record, flags & ~MONOTONIC)
+        self.set_flags(record, self.record(record.number).flags & ~MONOTONIC)
 
     def set_flags(self, record: Record, flags: int) -> None:
-        """Change the flags of a name. The table lock is held."""
-        self._store(record.number, "flags", flags)
-        self.raise_revision()
+        """Change the flags of a name, if they differ. The table lock is held."""
+        if flags != self.record(record.number).flags:
+            self._store(record.number, "flags", flags)
+            self.raise_revision()
 
     def set_family(self, record: Record, family: Record) -> None:
         """Put a name without a family into a metric's family. The table lock is held."""

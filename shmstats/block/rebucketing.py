@@ -96,9 +96,7 @@ def carry(
 
 def mark_carried(block: Block, record: Record) -> None:
     """Mark that a histogram may have observations in wrong buckets. The table lock is held."""
-    flags = block.names.record(record.number).flags
-    if not flags & CARRIED:
-        block.names.set_flags(record, flags | CARRIED)
+    block.names.set_flags(record, block.names.record(record.number).flags | CARRIED)
 
 
 def _value(block: Block, record: Record) -> Distribution:

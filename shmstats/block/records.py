@@ -214,6 +214,12 @@ class Records:
             if fields[_STATE] == LIVE and not fields[_FLAGS] & FAMILY and not fields[_DECLARATION]:
                 yield self._record(number, fields)
 
+    def sections(self) -> tuple[bytes, memoryview]:
+        """Return a copy of the records in use or removed, and a view of the heap."""
+        layout = self._layout
+        records = bytes(self.buffer[layout.names : layout.names + self.count * NAME.size])
+        return records, self.buffer[layout.heap : layout.heap + layout.heap_bytes]
+
     def column(self, field: str) -> memoryview:
         """Return one numeric field of all records in use or removed, as a view of the block, which stays mapped."""
         start = self._layout.names
@@ -287,6 +293,18 @@ class Records:
     def _store(self, number: int, field: str, value: int) -> None:
         start, size = self._field(number, field), NAME.fields[field][1]
         self.buffer[start : start + size] = value.to_bytes(size, "little")
+
+
+def key_in(records: bytes, heap: bytes | memoryview, number: int) -> bytes:
+    """Return the key of a record, from copies of a block's records and heap."""
+    fields = _NAME.unpack_from(records, number * NAME.size)
+    return bytes(heap[fields[_KEY] : fields[_KEY] + fields[_LENGTH]])
+
+
+def note_in(records: bytes | memoryview, heap: bytes | memoryview, number: int) -> bytes:
+    """Return the note of a record, from copies of a block's records and heap; empty if there is none."""
+    fields = _NAME.unpack_from(records, number * NAME.size)
+    return read_note(bytes(heap[fields[_NOTE] : fields[_NOTE] + fields[_NOTE_ROOM]]))
 
 
 def read_note(content: bytes) -> bytes:

@@ -7,17 +7,19 @@ ones: a repair puts them into the places of those that they replace, and readers
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from operator import add
 
-from ..layout import LIVE, REMOVED
+from ..layout import LIVE, NAME, REMOVED
 from ..series import Declaration
 from .declarations import decode_definition, digest
 from .names import NameTable
-from .records import DECLARED, FAMILY, INHERITED, MEMBER, READY
+from .records import DECLARED, FAMILY, INHERITED, MEMBER, READY, key_in, note_in
 
 #: The flags of each record after its process has ended, by its flags before.
 _INHERITED = bytes(flags | INHERITED for flags in range(256))
+
+#: Whether a record is prepared for a declaration, by its flags.
+_ARE_READY = bytes(bool(flags & READY) for flags in range(256))
 
 
 def repair(names: NameTable) -> bool:
@@ -58,7 +60,7 @@ def mark_inherited(names: NameTable) -> None:
 
 def _replace_by_ready_ones(names: NameTable) -> None:
     """Make the series prepared for a declaration current if it is stored; otherwise keep those they were made from."""
-    gone, successors = find_replaced(names.column, names.key, names.note)
+    gone, successors = find_replaced(*names.sections())
     states, flags = names.column("state"), names.column("flags")
     for number in gone:
         states[number] = REMOVED
@@ -92,31 +94,31 @@ def number_of_ready(declared: Declaration) -> int:
     return digest(declared) ^ 0xFFFFFFFF or 1
 
 
-def find_replaced(
-    column: Callable[[str], memoryview], key_of: Callable[[int], bytes], note_of: Callable[[int], bytes]
-) -> tuple[list[int], list[int]]:
+def find_replaced(records: bytes, heap: bytes | memoryview) -> tuple[list[int], list[int]]:
     """Find out from the notes of families which prepared series are current.
 
     Args:
-        column: returns a field of all records, see `shmstats.layout.Structure.column`.
-        key_of: returns the key of a record.
-        note_of: returns its note.
+        records: of the block.
+        heap: of the block.
 
     Returns:
         The records of series that are gone, because they were replaced or their declaration was not stored; and
         of those that have replaced others.
     """
-    flags, families, declarations = column("flags").tobytes(), column("family").tolist(), column("declaration")
-    live = [number for number, state in enumerate(column("state").tobytes()) if state == LIVE]
+    flags, states = (NAME.column(records, field).tobytes() for field in ("flags", "state"))
+    if not flags.translate(_ARE_READY).strip(b"\0"):
+        return [], []
+    families, declarations = NAME.column(records, "family").tolist(), NAME.column(records, "declaration")
+    live = [number for number, state in enumerate(states) if state == LIVE]
     ready = [number for number in live if flags[number] & READY]
     in_force = {}
     for family in {families[number] for number in ready}:
-        note = note_of(family - 1) if family and flags[family - 1] & DECLARED else b""
+        note = note_in(records, heap, family - 1) if family and flags[family - 1] & DECLARED else b""
         in_force[family] = number_of_ready(decode_definition(note).declared) if note else 0
     # 0: it already has its place
     successors = [number for number in ready if declarations[number] in (0, in_force[families[number]])]
     unused = [number for number in ready if declarations[number] not in (0, in_force[families[number]])]
-    replaced = {(families[number], key_of(number)) for number in successors}
+    replaced = {(families[number], key_in(records, heap, number)) for number in successors}
     others = [number for number in live if families[number] in in_force and not flags[number] & READY]
-    former = [number for number in others if (families[number], key_of(number)) in replaced]
+    former = [number for number in others if (families[number], key_in(records, heap, number)) in replaced]
     return former + unused, successors

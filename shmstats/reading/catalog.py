@@ -16,7 +16,7 @@ from itertools import compress
 from ..block.declarations import decode_definition
 from ..block.errors import DamagedBlockError
 from ..block.layout import Layout
-from ..block.records import CARRIED, DECLARED, MONOTONIC, READY, read_note
+from ..block.records import CARRIED, DECLARED, MONOTONIC, note_in
 from ..block.repairing import find_replaced
 from ..bounds import DEFAULT_BOUNDS
 from ..core import bulk, list_series
@@ -34,19 +34,14 @@ _MODE_FORMS = bytes(
     0 if mode not in _MODES else 1 if mode == Mode.LAST or mode & 7 == Mode.SUM else 2 for mode in range(256)
 )
 
-#: By the kind of a record: whether it is a histogram; by its flags: whether it is prepared for a declaration.
+#: Whether a record is a histogram, by its kind.
 _ARE_HISTOGRAMS = bytes(kind == Kind.HISTOGRAM for kind in range(256))
-_ARE_READY = bytes(bool(flags & READY) for flags in range(256))
 
 #: Bytes of records that are compared at once.
 _COMPARED = 64 * NAME.size
 
 _GROUP = struct.Struct("<III")
 _SPAN = struct.Struct("<II")
-
-#: Positions of the fields among the unpacked fields of a record.
-_STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _DECLARATION = range(9)
-_KEY, _ROOM, _LENGTH, _NOTE, _NOTE_ROOM, _MEMBERS, _CREATED = range(9, 16)
 
 
 class Catalog:
@@ -181,7 +176,7 @@ class Catalog:
 
     @property
     def described(self) -> list[Name]:
-        """A name of each saved metric that has bounds, or a declaration with a help or a unit."""
+        """A name of each saved metric that may have bounds, a help or a unit."""
         families, kinds = NAME.column(self.records, "family").tolist(), NAME.column(self.records, "kind")
         firsts: dict[tuple[bool, int], int] = {}
         for number in self.saved:
@@ -189,8 +184,7 @@ class Catalog:
             if family or is_histogram:
                 firsts.setdefault((is_histogram, family or -number), number)
         # Histograms last: label sets of an undeclared metric may differ in kind, and the last one is saved.
-        found = self.decoded([firsts[key] for key in sorted(firsts)])
-        return [name for name in found if name.bounds or name.help or name.unit]
+        return self.decoded([firsts[key] for key in sorted(firsts)])
 
     def position_of(self, key: bytes) -> int | None:
         """Return the position in `numbers` of the name with a key; None if there is none. The first are found fast."""
@@ -209,7 +203,7 @@ class Catalog:
 
     def width_of(self, number: int) -> int:
         """Return the number of columns of a record's series."""
-        return _fields(self.records, number)[_WIDTH]
+        return NAME.column(self.records, "width")[number]
 
     def modes_are_live(self, positions: list[int]) -> bytes:
         """Tell for series at some positions whether they are gauges of a live mode (u8 each)."""
@@ -249,15 +243,15 @@ class NameReader:
     """
 
     def __init__(self, buf: memoryview, layout: Layout) -> None:
-        self._buf = buf
-        self._layout = layout
+        self._columns = layout.columns
         self._records = buf[layout.names : layout.names + layout.capacity * NAME.size]
+        self._heap = buf[layout.heap : layout.heap + layout.heap_bytes]
         self._last: tuple[tuple[int, int, int], Catalog] | None = None
         self._noted: tuple[tuple[int, int, int], list[tuple[Name, int]]] = ((-1, -1, -1), [])
 
     def close(self) -> None:
         """Release the buffer."""
-        del self._records, self._buf
+        del self._records, self._heap
 
     def catalog(self, revision: int, count: int, heap: int, cells: int) -> Catalog:
         """Return the catalog of a revision, of the first ``count`` records; the previous one if it is still right.
@@ -271,12 +265,10 @@ class NameReader:
         Raises:
             BufferError, LookupError, ValueError: a name was changed during the read, or is damaged.
         """
-        last, layout = self._last, self._layout
-        columns = min(cells, layout.columns)
+        last, columns = self._last, min(cells, self._columns)
         if last is not None and last[0] == (revision, count, columns):
             return last[1]
-        records = bytes(self._records[: count * NAME.size])
-        heap_copy = bytes(self._buf[layout.heap : layout.heap + min(heap, layout.heap_bytes)])
+        records, heap_copy = bytes(self._records[: count * NAME.size]), bytes(self._heap[:heap])
         former = None if last is None else last[1].with_names
         catalog = Catalog(_with_replaced(records, heap_copy), heap_copy, columns, former)
         self._last = (revision, count, columns), catalog
@@ -305,32 +297,28 @@ class NameReader:
             self._noted = key, self._find_noted(*key)
         found = []
         for name, number in self._noted[1]:
-            note = _note(self._records, self._buf, number, self._layout.heap)
+            note = note_in(self._records, self._heap, number)
             if category in (None, name.category) and note:
                 found.append((name, note))
         return found
 
     def _find_noted(self, revision: int, count: int, used: int) -> list[tuple[Name, int]]:
         """Return the names that have room for a note, with the numbers of their records."""
-        layout, last = self._layout, self._last
-        records = self._records[: count * NAME.size]
+        last, records, heap = self._last, self._records[: count * NAME.size], self._heap
         if last is not None and (last[0][0], len(last[1].records), len(last[1].heap)) == (revision, len(records), used):
             noted = last[1].noted  # the common case: a page has just made its catalog
         else:
-            noted = _numbers(list_series(records, _MODE_FORMS, layout.columns)[-1])
-        heap = self._buf[layout.heap : layout.heap + layout.heap_bytes]
+            noted = _numbers(list_series(records, _MODE_FORMS, self._columns)[-1])
         names = _names_of(records, noted, heap, cache(partial(_declared, records, heap)))
         return list(zip(names, noted, strict=True))
 
 
 def _with_replaced(records: bytes, heap: bytes) -> bytes:
     """Return records as they are after the series prepared for a declaration have taken their places."""
-    if not NAME.column(records, "flags").tobytes().translate(_ARE_READY).strip(b"\0"):
+    gone, successors = find_replaced(records, heap)
+    if not gone and not successors:
         return records
     copy = bytearray(records)
-    gone, successors = find_replaced(
-        partial(NAME.column, records), partial(_key, records, heap), partial(_note, records, heap)
-    )
     states, declarations = NAME.column(copy, "state"), NAME.column(copy, "declaration")
     for number in gone:
         states[number] = REMOVED
@@ -346,15 +334,6 @@ def _numbers(words: bytes) -> list[int]:
 def _places_in(flags: bytes) -> list[int]:
     """Return the positions of set flags; fast if there are none, which is the common case."""
     return [*compress(range(len(flags)), flags)] if flags.strip(b"\0") else []
-
-
-def _fields(records: bytes | memoryview, number: int) -> tuple[int, ...]:
-    return NAME.struct.unpack_from(records, number * NAME.size)
-
-
-def _key(records: bytes, heap: bytes, number: int) -> bytes:
-    fields = _fields(records, number)
-    return heap[fields[_KEY] : fields[_KEY] + fields[_LENGTH]]
 
 
 def _series_key(heap: bytes | memoryview, key: int, length: int) -> SeriesKey:
@@ -388,15 +367,8 @@ def _names_of(
     return names
 
 
-def _note(records: bytes | memoryview, heap: bytes | memoryview, number: int, offset: int = 0) -> bytes:
-    """Return the note of a record; ``offset`` is the beginning of the heap."""
-    fields = _fields(records, number)
-    start = offset + fields[_NOTE]
-    return read_note(bytes(heap[start : start + fields[_NOTE_ROOM]]))
-
-
 def _declared(records: bytes | memoryview, heap: bytes | memoryview, number: int) -> Declaration | None:
     # A family gets its note before the flag that says that it is declared: a kill may come in between.
-    is_declared = _fields(records, number)[_FLAGS] & DECLARED
-    note = _note(records, heap, number) if is_declared else b""
+    is_declared = NAME.column(records, "flags")[number] & DECLARED
+    note = note_in(records, heap, number) if is_declared else b""
     return decode_definition(note).declared if note else None

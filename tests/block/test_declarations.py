@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -103,7 +102,7 @@ def test_after_a_kill_of_its_writer_a_note_is_the_old_or_the_new_one(attach: Any
     for turn, text in enumerate(texts):
         place = slice(block.layout.heap, block.layout.heap + block.layout.heap_bytes)
         before = bytes(block._buf[place])
-        block.annotate(record, text)
+        block.names.annotate(record.number, text)
         assert block.names.note(record.number) == text
         after = bytes(block._buf[place])
         changed = [at for at in range(block.names.heap_used) if before[at] != after[at]]
@@ -112,14 +111,14 @@ def test_after_a_kill_of_its_writer_a_note_is_the_old_or_the_new_one(attach: Any
             assert block.names.note(record.number) in (text, texts[turn - 1] if turn else b"")
         block._buf[place] = after
     # A longer note gets a new place, and the old note stays until it is written.
-    block.annotate(record, b"x" * 1000)
+    block.names.annotate(record.number, b"x" * 1000)
     assert block.names.note(record.number) == b"x" * 1000
 
 
 def test_a_reader_during_a_change_finds_the_old_or_the_new_note(attach: Any, series: Any) -> None:
     block, other = attach(), attach()
     record = block.find_or_add(key("m"), series.Kind.COUNTER)
-    block.annotate(record, b"old")
+    block.names.annotate(record.number, b"old")
     seen = set()
 
     def look(frame: FrameType, event: str, argument: object) -> Any:
@@ -135,7 +134,7 @@ def test_a_reader_during_a_change_finds_the_old_or_the_new_note(attach: Any, ser
         before = sys.gettrace()
         sys.settrace(trace)
         try:
-            block.annotate(record, text)
+            block.names.annotate(record.number, text)
         finally:
             sys.settrace(before)
     assert {b"old", b"new"} <= seen <= {b"old", b"new", b"n" * 500}
@@ -330,19 +329,17 @@ def test_a_float_is_set_apart_if_a_newer_process_has_declared_a_counter(
 def test_finding_replaced_series_takes_time_in_proportion_to_their_number(shmstats: ModuleType) -> None:
     from shmstats.block.records import DECLARED, READY
     from shmstats.block.repairing import find_replaced
+    from shmstats.layout import NAME
 
     def seconds(number: int) -> float:
-        columns = {
-            "state": [1] * (2 * number + 1),
-            "flags": [DECLARED] + [0] * number + [READY] * number,
-            "family": [0] + [1] * 2 * number,
-            "declaration": [0] * (2 * number + 1),
-        }
-        views = {name: memoryview(array("B" if name in ("state", "flags") else "I", columns[name])) for name in columns}
+        heap = b"".join(b"%08d" % each for each in range(number))
+        fields = [(DECLARED, 0, 0)] + [(flags, 1, 8 * each) for flags in (0, READY) for each in range(number)]
+        records = [
+            NAME.struct.pack(1, 0, 0, flags, 0, 0, family, 0, 0, key, 0, 8, 0, 0, 0, 0) for flags, family, key in fields
+        ]
+        copy = b"".join(records)
         began = time.process_time()
-        gone, successors = find_replaced(
-            views.__getitem__, lambda each: b"%d" % ((each - 1) % number), lambda each: b""
-        )
+        gone, successors = find_replaced(copy, heap)
         taken = time.process_time() - began
         assert gone == list(range(1, number + 1))
         assert successors == list(range(number + 1, 2 * number + 1))
