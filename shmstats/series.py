@@ -42,7 +42,8 @@ class Kind(enum.IntEnum):
 class Mode(enum.IntEnum):
     """How a reader combines the workers' values of one gauge; the block stores the number.
 
-    The names are prometheus_client's. In a *live* mode only the values of living workers count.
+    The names are prometheus_client's. In a *live* mode, whose number is that of the mode plus 8, only the values of
+    living workers count.
     """
 
     LAST = 0  # one value for all workers: the last write wins

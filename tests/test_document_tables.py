@@ -25,6 +25,8 @@ def yaml_text(value: object) -> str:
     """A default as it would stand in a configuration file."""
     if value is None:
         return "null"
+    if value == "":
+        return "''"
     if isinstance(value, tuple):
         return str(list(value))
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -29,9 +29,9 @@ def _use_fallback() -> Any:
         if file.name.startswith(f"_cells{tag}"):
             _refuse(str(file), f"its name should end in {EXTENSION_SUFFIXES[0]}")
     log.warning(
-        "the C core of shmstats is not built for this Python%s: the pure Python fallback is used, some hundred times"
-        " slower (5 to 30 µs a call instead of 20 to 50 ns). Install shmstats with a C compiler, or set"
-        " SHMSTATS_PURE=1 to choose the fallback",
+        "the C core of shmstats is not built for this Python%s: the pure Python fallback is used, which takes about 200"
+        " times as long (5 µs a call instead of 20 ns). Install shmstats with a C compiler, or set SHMSTATS_PURE=1 to"
+        " choose the fallback",
         f" (only {', '.join(file.name for file in built)})" if built else "",
     )
     return _load_fallback()
