@@ -8,7 +8,7 @@ request with its URL rule in the environment, and the signal ``got_request_excep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Request, got_request_exception, request
@@ -59,12 +59,16 @@ class ShmStats:
     ) -> None:
         self._endpoints = endpoints
         self._url_prefix = _check_prefix(url_prefix)
-        self._options: dict[str, Any] = {
+        options = {
             "labelnames": labelnames,
             "label_values": label_values,
             "exclude": exclude,
             "category": category,
             "buckets": buckets,
+        }
+        # An iterator could be read only once, but there may be several applications.
+        self._options: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, Iterator) else value for name, value in options.items()
         }
         if app is not None:
             self.init_app(app)

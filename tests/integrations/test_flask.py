@@ -187,7 +187,7 @@ def test_rules_and_paths_can_be_excluded(counts: Read) -> None:
 
 
 def test_one_extension_serves_several_applications(counts: Read) -> None:
-    extension = ShmStats(exclude=["/teapot"])
+    extension = ShmStats(exclude=iter(["/teapot"]), buckets=iter([5.0, 50.0]))  # type: ignore[arg-type]
     apps = [shop(), shop()]
     for app in apps:
         extension.init_app(app)
