@@ -30,7 +30,7 @@ from ..reading.attached import AttachedBlock
 from ..series import Declaration, Snapshot
 from .agent import RETRY_SECONDS, Agent, Task
 from .buffer import Buffer
-from .late import import_as_root
+from .late import import_as_root, import_to_save
 from .own_metrics import OPERATIONS_DROPPED, add_to_own, note_held, register_own
 from .peers import remove_stale, socket_path
 from .saver import Saver
@@ -188,6 +188,8 @@ class Attachment:
 
     def _look(self, saver: Saver) -> None:
         """Check whether this still is the block of the directory, and who saves it."""
+        if self._settings.stats.persist:
+            import_to_save()
         if not saver.is_superseded():
             block, agent = self._block, self._agent
             if (

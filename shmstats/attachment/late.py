@@ -1,12 +1,15 @@
-"""The modules that attached processes import at their first use, and their import by root before a fork."""
+"""The modules that attached processes import at their first use, and when some of them are imported before."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+from contextlib import suppress
+from functools import cache
 
 from .. import lifecycle
+from ..block import BlockError
 from ..block.lock import guards, late, tell
 
 #: All of them but what pushes, which takes as long as all others; what they import themselves is not listed, unless
@@ -44,6 +47,17 @@ def import_as_root() -> None:
         _imported = True
     finally:
         guard.leave()
+
+
+@cache
+def import_to_save() -> None:
+    """Import what saving takes while the files are those of this process: later an upgrade may have replaced them.
+
+    Each process may become the last one, which saves.
+    """
+    with suppress(BlockError):  # a save meets it again, and says so
+        late("shmstats.reading.reader")
+        late("shmstats.snapshot.store")
 
 
 def _import_all() -> None:

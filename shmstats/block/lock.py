@@ -359,8 +359,9 @@ def late(module: str) -> ModuleType:
             return importlib.import_module(module)
     except ImportError as error:
         raise BlockError(
-            f"user {os.geteuid()} cannot import {error.name} ({error}): let that user read Python's library and this"
-            " package, or import it before the process gives up root"
+            f"user {os.geteuid()} cannot import {error.name} ({error}): restart this process if the package was"
+            " upgraded meanwhile; else let that user read Python's library and this package, or import it before the"
+            " process gives up root"
         ) from None
 
 

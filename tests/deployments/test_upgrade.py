@@ -1,16 +1,20 @@
-"""An upgrade from 0.1 whose old processes still work: the new ones serve, log what they wait for, and then count."""
+"""Upgrades while processes work: new ones beside those of 0.1, and old ones whose files have been replaced."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 
 import pytest
-from helpers import SHARED_MEMORY
+from helpers import SHARED_MEMORY, PythonRunner
 from servers import Gunicorn, wait_until
+
+import shmstats
+from shmstats.snapshot.store import load
 
 pytestmark = pytest.mark.far_from_core
 
@@ -93,3 +97,47 @@ def test_new_processes_count_as_soon_as_the_last_process_of_0_1_ends(
 def visits(server: Gunicorn) -> int:
     found: int = server.document()["simple"].get("shop", {}).get("visits", 0)
     return found
+
+
+#: A process of a package that is about to be replaced; it waits until it has imported what saving takes.
+REPLACED = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import shmstats
+from shmstats import stats
+from shmstats.attachment.late import import_to_save
+
+assert shmstats.__file__.startswith(sys.argv[1])
+stats.incr("shop", "visits")
+end = time.monotonic() + 20
+while not import_to_save.cache_info().currsize and time.monotonic() < end:
+    time.sleep(0.01)
+print(flush=True)
+input()
+stats.incr("shop", "visits")
+stats.timing("shop", "answer", 3.5, labels={"later": "yes"})
+print(stats.snapshot()["shop"]["visits"], flush=True)
+input()
+"""
+
+
+def test_processes_whose_package_is_replaced_count_read_and_save_at_their_end(
+    configure: Callable[..., object], python: PythonRunner, tmp_path: Path, data: Path
+) -> None:
+    """As by `pip install -U` before a restart: the process that leaves last has not saved before."""
+    configure(snapshot_interval_ms=100)
+    package = tmp_path / "site" / "shmstats"
+    shutil.copytree(Path(shmstats.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "docs"))
+    saver, last = (python.start(REPLACED, package.parent) for _ in range(2))
+    for process in (saver, last):
+        process.hear()
+    for module in package.rglob("*.py"):
+        module.write_text("raise AttributeError('this is of another version')\n")
+    for process in (saver, last):
+        process.tell("")
+        process.hear()
+    for process in (saver, last):
+        process.tell("")
+        process.finish(quiet=False)
+        assert "Traceback" not in process.stderr
+    assert load(data / "stats" / "simple.json").value_of("shop", "visits") == 4
