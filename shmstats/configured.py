@@ -8,12 +8,13 @@ import sys
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import lifecycle
 from .attachment.slow_path import SharedProvider
 from .block import BlockError
-from .block.lock import Guard
+from .block.lock import Guard, late
 from .config import ConfigError, Settings, load
 from .handles import HandleKeeper
 from .sinks.fanout import FanOut
@@ -171,12 +172,11 @@ class Configured(HandleKeeper):
         others = tuple(provider for provider in former.others if provider is not self._statsd)
         statsd = None
         if settings.statsd.enabled and settings.stats.enabled:
-            # Only here: few processes use it, and its import takes time.
-            with lifecycle.no_fork():
-                from .sinks.statsd import StatsdProvider
-
-            statsd = self._guarded(StatsdProvider(settings.statsd, self._report))
-            others = (*others, statsd)
+            try:
+                statsd = self._guarded(late("shmstats.sinks.statsd").StatsdProvider(settings.statsd, self._report))
+                others = (*others, statsd)
+            except BlockError as error:
+                self._guard.defer(partial(log.error, "StatsD gets no operations: %s", error))
         shared = None
         self._leave_when_dropped.detach()
         if settings.stats.enabled:
@@ -195,10 +195,13 @@ class Configured(HandleKeeper):
         return former
 
     def _guarded(self, provider: Provider) -> GuardedProvider:
-        """Return a guard around a further provider, which then can neither raise nor hang. Imported only if used."""
-        with lifecycle.no_fork():
-            from .sinks.guarded import GuardedProvider
-        return GuardedProvider(provider, self._report)
+        """Return a guard around a further provider, which then can neither raise nor hang. Imported only if used.
+
+        Raises:
+            BlockError: this user cannot import it.
+        """
+        guarded: GuardedProvider = late("shmstats.sinks.guarded").GuardedProvider(provider, self._report)
+        return guarded
 
     def _add(self, provider: Provider) -> None:
         """Send every operation to a further provider from now on."""

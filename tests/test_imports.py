@@ -123,6 +123,41 @@ def test_without_the_modules_for_reading_a_process_counts_and_reading_raises(
     assert "Traceback" not in worker.stderr
 
 
+@pytest.mark.parametrize(
+    ("missing", "said", "counted"),
+    [
+        ("shmstats.sinks.statsd", "StatsD gets no operations: user ", 2),
+        ("shmstats.config.file", "nothing is counted: user ", 0),
+    ],
+)
+def test_a_first_count_that_cannot_import_what_the_configuration_needs_raises_nothing(
+    python: PythonRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, said: str, counted: int
+) -> None:
+    code = """
+        import os, sys
+        import shmstats
+        from shmstats import ConfigError, stats
+
+        for name in (sys.argv[1], "difflib"):
+            sys.modules[name] = None
+        try:
+            shmstats.init({"stats": {"persit": False}})
+        except ConfigError as error:
+            assert "stats.persit: found an unknown key" in str(error), error
+        os.environ["SHMSTATS_CONFIG"] = sys.argv[2]
+        for _ in range(2):
+            stats.incr("a", "b")
+        print(stats.get("a", "b"))
+    """
+    config = tmp_path / "statsd.yml"
+    config.write_text(f"{{path: {{data: {tmp_path}/data}}, statsd: {{enabled: true}}, stats: {{persist: false}}}}")
+    monkeypatch.delenv("SHMSTATS_CONFIG")
+    worker = python.start(code, missing, config)
+    assert worker.finish(quiet=False) == f"{counted}\n"
+    assert worker.stderr.count(said) == 1
+    assert "Traceback" not in worker.stderr
+
+
 def test_a_signal_handler_during_a_late_import_counts_and_reads_nothing(python: PythonRunner, tmp_path: Path) -> None:
     code = """
         import signal, sys

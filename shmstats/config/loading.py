@@ -84,9 +84,16 @@ def _from_file(path: str, where: str) -> Settings:
 
 
 def _reader() -> ModuleType:
-    """Return the module that reads files. It imports yaml, which takes longer than everything that counts."""
-    with lifecycle.no_fork():
-        from . import file
+    """Return the module that reads files. It imports yaml, which takes longer than everything that counts.
+
+    Raises:
+        ConfigError: this user cannot import it.
+    """
+    try:
+        with lifecycle.no_fork():
+            from . import file
+    except ImportError as error:
+        raise ConfigError(f"user {os.geteuid()} cannot import what reads a configuration file: {error}") from None
     return file
 
 
@@ -141,9 +148,11 @@ def _unknown(name: str, known: Iterable[str]) -> str:
 
 
 def _nearest(name: str, known: Iterable[str], cutoff: float) -> str | None:
-    with lifecycle.no_fork():
-        import difflib  # only for mistakes
-
+    try:
+        with lifecycle.no_fork():
+            import difflib  # only for mistakes
+    except ImportError:  # this user cannot read Python's library
+        return None
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
 
 
