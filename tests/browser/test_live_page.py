@@ -240,6 +240,7 @@ def test_the_token_is_requested_once_and_kept_in_memory_only(
     page.browser.open(live(server))
     form = wait_until(lambda: page.run("return !document.getElementById('token-form').hidden"), "the form")
     assert form
+    wait_until(lambda: "The figures are protected" in page.text("#token-label"), "what is protected")
     give_token(page, "wrong")
     wait_until(lambda: "token is wrong" in page.text("#token-note"), "the error for a wrong token")
     give_token(page, TOKEN)

@@ -10,6 +10,7 @@ const $ = (id) => document.getElementById(id);
 
 const state = { range: 900, search: "", paused: false, sort: {} };  // kept in the URL
 let token = null;          // in memory only
+let refused = false;       // all figures are, not only the requests being served
 let etag = null, document_ = null, samples = [], past = null, pastRange = 0, serving = null, timer = 0, lost = null;
 
 function readAddress() {
@@ -61,11 +62,12 @@ async function poll() {
 }
 
 async function pollOnce() {
-  if (state.paused && document_) return;
+  if ((state.paused && document_) || (refused && token === null)) return;
   // Both at once, so that a worker is not busy in one answer and without a request in the other.
   const totals = ask(`live/data?q=${encodeURIComponent(state.search)}`, etag ? { "If-None-Match": etag } : {});
   const [response] = await Promise.all([totals, askServing(), askPast()]);
-  if (response.status === 401 || response.status === 403) return askForToken(response);
+  refused = response.status === 401 || response.status === 403;
+  if (refused) return askForToken(response, "The figures");
   if (response.status !== 304) {
     if (!response.ok) throw new Error(`HTTP ${response.status}`);
     document_ = await response.json();
@@ -95,14 +97,15 @@ async function askServing() {
     $("token-form").hidden = true;
     note("");
   } else if (response.status === 401) {
-    askForToken(response);
+    askForToken(response, "The requests being served");
   } else {
     serving = { refused: true };
     note("The requests being served are shown on the machine itself, or with a token (api.token).");
   }
 }
 
-function askForToken(response) {
+function askForToken(response, what) {
+  $("token-label").textContent = `${what} are protected. Token`;
   if (token !== null) $("token-note").textContent = "This token is wrong.";
   token = null;
   serving = { refused: true };
@@ -142,7 +145,7 @@ function show() {
 
 function showStatus() {
   const status = $("status");
-  const told = lost ? ["lost", `disconnected since ${moment(lost / 1000)}`] : state.paused ? ["paused", "paused"] : document_ ? ["live", "live"] : ["wait", "connecting"];
+  const told = lost ? ["lost", `disconnected since ${moment(lost / 1000)}`] : state.paused ? ["paused", "paused"] : refused ? ["wait", "protected"] : document_ ? ["live", "live"] : ["wait", "connecting"];
   if (status.textContent !== told[1]) { status.dataset.state = told[0]; status.textContent = told[1]; }
 }
 
