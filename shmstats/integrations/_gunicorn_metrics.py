@@ -20,6 +20,7 @@ from typing import Any
 from .. import native
 from .. import registry as registries
 from ._failures import Failures
+from ._request_metrics import made
 from ._requests import METHODS, OTHER
 from ._serving import Serving
 
@@ -48,7 +49,7 @@ _UNACKED = struct.Struct("24xI")
 failures = Failures()
 
 
-_made = partial(failures.made, CATEGORY)
+_made = partial(made, CATEGORY)
 
 
 # The master -----------------------------------------------------------------------------------

@@ -22,7 +22,23 @@ from functools import partial
 from typing import Any
 
 from .. import registry as registries
-from ._failures import Failures
+
+
+def made(
+    category: str, kind: str, metric: str, help_: str, labelnames: Sequence[str] | None = None, **more: Any
+) -> Any:
+    """Declare a metric, and return its handle. The label names are not declared, because a reload may add one.
+
+    Args:
+        category: of the metric.
+        kind: ``"counter"``, ``"gauge"`` or ``"histogram"``.
+        metric: of the category.
+        help_: a sentence for people.
+        labelnames: of its series; with some, the result is a metric with labels.
+        more: as for `shmstats.registry.Registry.declare`.
+    """
+    registries.stats.declare(category, metric, kind=kind, help=help_, **more)
+    return getattr(registries.stats, kind)(category, metric, labelnames=labelnames)
 
 
 class RequestMetrics:
@@ -32,7 +48,6 @@ class RequestMetrics:
         category: of the metrics.
         labelnames: of further labels.
         buckets: upper bounds of the latency histogram in ms; None for exponential ones.
-        failures: logs failed declarations.
 
     Attributes:
         in_progress: the gauge of requests being served.
@@ -43,9 +58,8 @@ class RequestMetrics:
         category: str,
         labelnames: Sequence[str],
         buckets: Sequence[float] | None,
-        failures: Failures,
     ) -> None:
-        self._made = partial(failures.made, category)
+        self._made = partial(made, category)
         self._labelnames = tuple(labelnames)
         self._websockets: tuple[Any, Any] | None = None
         names = ("method", "route", *labelnames)

@@ -87,6 +87,7 @@ class RequestRecorder:
     Attributes:
         enter: must be called when a request comes in.
         leave: undoes `enter`; `finish` does it too.
+        tell: logs a failure, once.
         serving: shows the requests being served.
         paths: paths that are not recorded.
         prefixes: prefixes of paths that are not recorded.
@@ -119,7 +120,7 @@ class RequestRecorder:
         self.enter: Callable[[], None] = self._first_enter
         self.leave: Callable[[], None] = _nothing
         self._metrics: RequestMetrics | None = None
-        self._failures = Failures()
+        self.tell = Failures().tell
         self.series: dict[tuple[str, str, Any, tuple[str, ...]], tuple[Callable[..., None], ...]] = {}
         self._without_route = 0
         self._knows_routes = False
@@ -219,10 +220,6 @@ class RequestRecorder:
         except Exception as error:
             self.tell("the block could not be left", error)
 
-    def tell(self, what: str, error: BaseException) -> None:
-        """Log a failure, once."""
-        self._failures.tell(what, error)
-
     # The first request ------------------------------------------------------------------------
 
     def _first_enter(self) -> None:
@@ -231,7 +228,7 @@ class RequestRecorder:
 
     def _prepare(self) -> RequestMetrics:
         if self._metrics is None:
-            self._metrics = RequestMetrics(self._category, self._labelnames, self._buckets, self._failures)
+            self._metrics = RequestMetrics(self._category, self._labelnames, self._buckets)
             self.enter, self.leave = self._metrics.in_progress.incr, self._metrics.in_progress.decr
         return self._metrics
 
