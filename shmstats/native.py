@@ -104,8 +104,9 @@ class Thread:
         if patched():
             original("_thread", "start_new_thread")(self._run, ())
         else:
-            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            thread.start()
+            self._thread = thread  # not before: another thread may join this one already
 
     def join(self, seconds: float) -> bool:
         """Wait some time for the thread to end; returns whether it has. The thread does not wait for itself."""
