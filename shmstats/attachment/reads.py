@@ -1,4 +1,4 @@
-"""Reading: values of names over all workers, and all of them together."""
+"""What an attached process reads from its block: values, timestamps, snapshots, the array."""
 
 from __future__ import annotations
 
