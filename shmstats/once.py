@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
+
+log = logging.getLogger("shmstats")
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -24,6 +27,20 @@ class Once:
             return False
         self._said.add(what)
         return True
+
+
+class Failures(Once):
+    """Logs failures of the integrations, each once: they are never raised into an application or its server."""
+
+    def tell(self, what: str, error: BaseException) -> None:
+        """Log a failure, once.
+
+        Args:
+            what: failed, in words.
+            error: the exception.
+        """
+        if self.first(what):
+            log.error("%s: %r", what, error, exc_info=error)
 
 
 class lazy_property(Generic[_Value]):  # noqa: N801 - a decorator, as `property` is

@@ -19,7 +19,7 @@ from typing import Any
 
 from .. import native
 from .. import registry as registries
-from ._failures import Failures
+from ..once import Failures
 from ._request_metrics import made
 from ._requests import METHODS, OTHER
 from ._serving import Serving

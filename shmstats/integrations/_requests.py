@@ -17,7 +17,7 @@ from .. import registry as registries
 from ..block.keys import check_text
 from ..checks import RESERVED, check_buckets, check_label_names, label_value
 from ..frozen import NamedTuple
-from ._failures import Failures
+from ..once import Failures
 from ._request_metrics import RequestMetrics
 from ._serving import Serving
 
