@@ -9,11 +9,8 @@ import logging
 from typing import Any
 
 from .. import registry as registries
-from ..once import Once
 
 log = logging.getLogger("shmstats")
-
-_logged = Once()
 
 #: Results of `Serving.begin` if the block was left, and if nothing is written.
 LEFT, NOT_NOTED = -1, -2
@@ -53,8 +50,7 @@ class Serving:
         try:
             requests = shared.attach().requests
         except Exception as error:
-            if _logged.first(str(error)):
-                log.warning("what process serves is not shown: %s", error)
+            log.warning("the requests that this process serves are not shown: %s", error)
             return NOT_NOTED
         self.begin, self.end = requests.begin, requests.end
         entry: int = requests.begin(method, path)
