@@ -133,7 +133,7 @@ class Attachment:
     @deferred
     def close(self) -> None:
         """Leave the block; the last process saves it. If saving fails, the block stays in shared memory."""
-        if self._leave():
+        if self._leave():  # the block was replaced, and the new one is attached now
             self._leave()
 
     leave = close  # at exit
@@ -192,9 +192,8 @@ class Attachment:
             import_to_save()
         if not saver.is_superseded():
             block, agent = self._block, self._agent
-            if (
-                block is not None and agent is not None
-            ):  # if the directory was replaced, the block becomes the new one's
+            if block is not None and agent is not None:
+                # If the directory was replaced, the block becomes the new one's.
                 agent.listen_at(socket_path(block.name, block.worker.slot))
             saver.look()
             return
