@@ -175,10 +175,8 @@ def may_have_saved(data: Path) -> bool:
     """Tell whether a data directory may have saved statistics: their directory exists, or cannot be seen."""
     try:
         os.stat(stats_directory(data))
-    except FileNotFoundError:
-        return False
-    except OSError:
-        pass
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError)
     return True
 
 

@@ -65,11 +65,6 @@ class Segment:
         """The name of the file."""
         return os.path.basename(self.path)
 
-    @property
-    def size(self) -> int:
-        """Bytes of the segment."""
-        return len(self.buf)
-
     def is_linked(self) -> bool:
         """Tell whether the path still leads to this segment; somebody may have removed the file."""
         try:

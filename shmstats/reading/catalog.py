@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from itertools import compress
 
@@ -89,9 +89,7 @@ class Catalog:
         former, self._former = self._former, None
         if former is None:
             return self.decoded(self.numbers)
-        known = dict(zip(former.numbers, former.names, strict=True))
-        for number in self._differing(former):
-            known.pop(number, None)
+        known = self._unchanged(former)
         fresh = [number for number in self.numbers if number not in known]
         known.update(zip(fresh, self.decoded(fresh), strict=True))
         return [known[number] for number in self.numbers]
@@ -117,16 +115,16 @@ class Catalog:
         """The last catalog with decoded names: this one, or a former one; None for none."""
         return self if self.has_names else self._former
 
-    def _differing(self, former: Catalog) -> Iterator[int]:
-        """Give the records that have changed, with neighbours, and those with another declaration."""
+    def _unchanged(self, former: Catalog) -> dict[int, Name]:
+        """Return the names of a former catalog that are still right, by their records; none if declarations differ."""
+        if any(self._declaration(family) != declared for family, declared in former._declarations.items()):
+            return {}
+        known = dict(zip(former.numbers, former.names, strict=True))
         for start in range(0, len(self.records), _COMPARED):
             if self.records[start : start + _COMPARED] != former.records[start : start + _COMPARED]:
-                yield from range(start // NAME.size, (start + _COMPARED) // NAME.size)
-        families = NAME.column(self.records, "family").tolist() if former._declarations else []
-        used = {families[number] - 1 for number in self.numbers} if families else set()
-        before = {family: former._declarations[family] for family in used if family in former._declarations}
-        changed = {family + 1 for family, declared in before.items() if self._declaration(family) != declared}
-        yield from (number for number, family in enumerate(families) if family in changed)
+                for number in range(start // NAME.size, (start + _COMPARED) // NAME.size):
+                    known.pop(number, None)
+        return known
 
     @lazy_property
     def sums(self) -> list[int]:
