@@ -338,10 +338,8 @@ def remove_unpublished(identity: Identity) -> None:
 def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except (OSError, OverflowError) as error:  # anybody may make a file with any number in its name
+        return isinstance(error, PermissionError)
     return True
 
 

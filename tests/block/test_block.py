@@ -142,6 +142,17 @@ def test_the_last_process_to_leave_removes_the_file_of_a_killed_creator(python: 
         being_made.unlink()
 
 
+def test_a_file_that_seems_to_be_made_by_an_impossible_process_stops_no_creator(stats: Any, data: Path) -> None:
+    """Other users can make such a file in shared memory."""
+    unfinished = Path(f"{segment_file(data)}.{10**20}_0a1b2c3d.new")
+    unfinished.touch()
+    try:
+        stats.incr("c", "m")
+        assert stats.get("c", "m") == 1
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 @pytest.mark.far_from_core
 def test_a_creator_killed_at_any_step_does_not_stop_the_next(python: Any, stats: Any, data: Path) -> None:
     code = """

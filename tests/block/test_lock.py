@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -158,7 +157,7 @@ def test_a_signal_handler_that_interrupts_the_holder_defers_its_call(locks: Any)
     done: list[str] = []
 
     def handle(*_: object) -> None:
-        assert locks.guard.is_held()
+        assert locks.guard.held
         locks.guard.defer(lambda: done.append("deferred"))
 
     before = signal.signal(signal.SIGUSR1, handle)
@@ -178,7 +177,7 @@ def test_a_deferred_call_may_defer_and_enter_again(shmstats: ModuleType) -> None
     guard, done = shmstats.block.lock.Guard(), []
 
     def again() -> None:
-        assert not guard.is_held()
+        assert not guard.held
         with guard:
             guard.defer(lambda: done.append("second"))
             done.append("first")
@@ -188,11 +187,13 @@ def test_a_deferred_call_may_defer_and_enter_again(shmstats: ModuleType) -> None
     assert done == ["first", "second"]
 
 
-def test_a_deferred_call_is_made_once_if_a_signal_handler_takes_it(shmstats: ModuleType) -> None:
+def test_a_deferred_call_is_made_once_if_a_signal_handler_takes_it(
+    shmstats: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A signal handler may leave the guard between the check of the queue and the pop from it."""
-    done: list[int] = []
+    lock, done = shmstats.block.lock, []
 
-    class Interrupted(deque[Any]):
+    class Interrupted(lock._Deferred):  # type: ignore[misc, name-defined]
         def _drain(self) -> None:
             while len(self):
                 super().popleft()()
@@ -206,8 +207,8 @@ def test_a_deferred_call_is_made_once_if_a_signal_handler_takes_it(shmstats: Mod
             self._drain()
             return super().popleft()
 
-    guard = shmstats.block.lock.Guard()
-    guard.deferred = Interrupted()
+    monkeypatch.setattr(lock, "_Deferred", Interrupted)
+    guard = lock.Guard()
     with guard:
         guard.defer(lambda: done.append(1))
     assert done == [1]
@@ -234,7 +235,7 @@ def test_a_forked_child_neither_holds_nor_releases_the_lock(python: Any, path: P
     with locks.table():
         pid = os.fork()
         if pid == 0:
-            assert not guards.current.is_held()
+            assert not guards.current.held
             # Closing the child's descriptors must not free the parent's lock.
             os.close(locks.descriptor())
             print("child", flush=True)
