@@ -40,7 +40,7 @@ class Walk(NamedTuple):
 
 #: The bound of each walk. Lower it when the walk gets shorter.
 BOUNDS = {
-    "attach": Walk(30, 224),
+    "attach": Walk(30, 222),
     "bound incr": Walk(0, 0),
     "new name": Walk(0, 0),
     "labels().incr(), first time": Walk(2, 4),
@@ -49,7 +49,7 @@ BOUNDS = {
     "scrape": Walk(25, 104),
     "save": Walk(19, 134),
     "close": Walk(33, 154),
-    "attach with restore": Walk(42, 428),
+    "attach with restore": Walk(42, 426),
 }
 
 

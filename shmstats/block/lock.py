@@ -61,9 +61,9 @@ class Guard(Section):
         self.lock = native.RLock()  # not a greenlet's: none is switched inside
         self.enter = self.lock.acquire
         self.is_held: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
-        self.deferred: deque[Callable[[], object]] = deque()
+        self.deferred = _Deferred(self)
         self._threads = native.original("_thread", "_local")()
-        super().__init__(self.lock, after=self.do_deferred)
+        super().__init__(self.lock, after=self.deferred)
 
     def defer(self, call: Callable[[], object]) -> None:
         """Call ``call()`` after the calling thread, which holds the guard, has released it."""
@@ -105,6 +105,17 @@ class Guard(Section):
                 log.exception("a deferred operation failed")
 
 
+class _Deferred(deque[Callable[[], object]]):
+    """What waits until a thread has left a guard. To call it does that; it is false while nothing waits."""
+
+    def __init__(self, guard: Guard) -> None:
+        super().__init__()
+        self._guard = guard
+
+    def __call__(self) -> None:
+        self._guard.do_deferred()
+
+
 class RecordLocks:
     """The record locks of one block, and its file, which this process opens only once.
 
@@ -134,7 +145,7 @@ class RecordLocks:
         self.guard = guards.current
         self.slots: set[int] = set()
         # Made once: making it each time would cost more than locking.
-        self._table = Section(self.guard.lock, self._lock_table, self._unlock_table, self.guard.do_deferred)
+        self._table = Section(self.guard.lock, self._lock_table, self._unlock_table, self.guard.deferred)
 
     def table(self) -> Section:
         """Hold the table lock. May be nested.

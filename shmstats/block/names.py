@@ -74,6 +74,8 @@ class NameTable(Records):
     Attributes:
         cells: as the argument.
         index: finds records by key.
+        find: looks a name up without a lock, by key and, for an outdated series, the number of its declaration;
+            None is only certain under the table lock. Raises `BufferError` if the record is damaged.
     """
 
     def __init__(self, buf: memoryview, layout: Layout, cells: Cells, stripes: Stripes) -> None:
@@ -81,25 +83,13 @@ class NameTable(Records):
         self.cells = cells
         self._stripes = stripes
         self.index = make_index(buf, layout)
+        self.find: Callable[..., Record | None] = self.index.find
         self.discard: Callable[[list[int]], None] = self.index.discard
 
     def close(self) -> None:
         """Release the buffer."""
         self.index.close()
         super().close()
-
-    def find(self, key: bytes, declaration: int = 0) -> Record | None:
-        """Look a name up without a lock; None is only certain under the table lock.
-
-        Args:
-            key: of the name.
-            declaration: of an outdated series the number of its declaration.
-
-        Raises:
-            BufferError: the record is damaged.
-        """
-        found: Record | None = self.index.find(key, declaration)
-        return found
 
     def family_of(self, key: bytes) -> Record | None:
         """Look up the family of the metric of the name with that key."""

@@ -157,7 +157,7 @@ def test_a_signal_handler_that_interrupts_the_holder_defers_its_call(locks: Any)
     done: list[str] = []
 
     def handle(*_: object) -> None:
-        assert locks.guard.held
+        assert locks.guard.is_held()
         locks.guard.defer(lambda: done.append("deferred"))
 
     before = signal.signal(signal.SIGUSR1, handle)
@@ -177,7 +177,7 @@ def test_a_deferred_call_may_defer_and_enter_again(shmstats: ModuleType) -> None
     guard, done = shmstats.block.lock.Guard(), []
 
     def again() -> None:
-        assert not guard.held
+        assert not guard.is_held()
         with guard:
             guard.defer(lambda: done.append("second"))
             done.append("first")
@@ -235,7 +235,7 @@ def test_a_forked_child_neither_holds_nor_releases_the_lock(python: Any, path: P
     with locks.table():
         pid = os.fork()
         if pid == 0:
-            assert not guards.current.held
+            assert not guards.current.is_held()
             # Closing the child's descriptors must not free the parent's lock.
             os.close(locks.descriptor())
             print("child", flush=True)
