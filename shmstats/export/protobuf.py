@@ -79,7 +79,7 @@ class _FamilyMessage:
 class _Metric:
     """The field of a family for one series, except for its numbers."""
 
-    __slots__ = ("_buckets", "_created", "_labels", "_member", "_type")
+    __slots__ = ("_before_number", "_buckets", "_created", "_labels", "_member", "_type")
 
     def __init__(self, member: Member) -> None:
         self._member = member
@@ -87,17 +87,20 @@ class _Metric:
         self._labels = _labels(member.series.labels)
         self._created = _created(member.name.created, _CREATED[self._type]) if self._type.has_created else b""
         self._buckets = TextBuckets(member.name) if self._type is Type.HISTOGRAM else None
+        self._before_number = self._around(_double(1, 0.0)).removesuffix(_DOUBLE.pack(0.0) + self._created)
 
     def field(self, numbers: list[Any], exemplars: _Exemplars) -> bytes:
         """Return the field."""
         number = numbers[self._member.position]
         found = exemplars.get(self._member.name[:4], ()) if exemplars else ()
         if self._buckets is not None:
-            content = _histogram(self._member.name, self._buckets, number, found)
-        else:
-            content = _double(1, number)
-            if found and self._type is Type.COUNTER:
-                content += _exemplar(2, found[-1], found[-1].value)
+            return self._around(_histogram(self._member.name, self._buckets, number, found))
+        if found and self._type is Type.COUNTER:
+            return self._around(_double(1, number) + _exemplar(2, found[-1], found[-1].value))
+        return self._before_number + _DOUBLE.pack(number) + self._created
+
+    def _around(self, content: bytes) -> bytes:
+        """Return the field with this content of its value, of which the creation time is the end."""
         return message_field(4, self._labels + message_field(_VALUES[self._type], content + self._created))
 
 
