@@ -146,9 +146,9 @@ def post_worker_init(worker: Any) -> None:
     attribute = next((WRAPPED[name] for name in classes if name in WRAPPED), None)
     hooked = any(name in HOOKED for name in classes) and not any(name in NOT_HOOKED for name in classes)
     wrapped = attribute is not None and _is_asgi3(worker, getattr(worker, attribute))
-    _worker = GunicornWorker(worker, hooked, hooked or wrapped, capacity_of(worker, classes))
+    _worker = measured = GunicornWorker(worker, hooked, hooked or wrapped, capacity_of(worker, classes))
     if attribute is not None and wrapped:
-        _wrap(worker, attribute)
+        _wrap(worker, attribute, measured)
     elif not hooked:
         log.warning(
             "requests to workers of the class %s are not measured: put a middleware of shmstats.integrations around the"
@@ -157,7 +157,7 @@ def post_worker_init(worker: Any) -> None:
         )
     if attribute == "wsgi":
         _leave_at_signals(worker)
-    _measure_at_every_notification(worker)
+    _measure_at_every_notification(worker, measured)
 
 
 @_harmless
@@ -236,10 +236,9 @@ def _leave_at_signals(worker: Any) -> None:
             signal.signal(number, leave)
 
 
-def _measure_at_every_notification(worker: Any) -> None:
+def _measure_at_every_notification(worker: Any, measured: GunicornWorker) -> None:
     """Measure a worker whenever it notifies the master that it is alive, as workers of every class do."""
-    assert _worker is not None
-    notify, measure = worker.notify, _harmless(_worker.measure)
+    notify, measure = worker.notify, _harmless(measured.measure)
 
     def notify_and_measure() -> None:
         notify()
@@ -262,13 +261,12 @@ def _is_asgi3(worker: Any, app: Any) -> bool:
     return inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(app.__call__)
 
 
-def _wrap(worker: Any, attribute: str) -> None:
+def _wrap(worker: Any, attribute: str, measured: GunicornWorker) -> None:
     """Wrap a worker's application."""
-    assert _worker is not None
     from ._gunicorn_asgi import MeasuredApplication  # only here: it imports asyncio, which gevent must patch before
 
-    begin, finish = _harmless(_worker.begin), _harmless(_worker.finish)
-    setattr(worker, attribute, MeasuredApplication(getattr(worker, attribute), begin, finish, _worker.serving))
+    begin, finish = _harmless(measured.begin), _harmless(measured.finish)
+    setattr(worker, attribute, MeasuredApplication(getattr(worker, attribute), begin, finish, measured.serving))
     settings = worker.cfg.settings
     for name, hook in (("pre_request", pre_request), ("post_request", post_request)):
         # With hooks the asgi worker is slower: it then waits for the application's work after the response.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container
+from typing import Any
 
 from ...attachment.calls import question
 from ...attachment.peers import socket_path
@@ -12,7 +13,7 @@ from ...block.keys import decode_key, encode_key, overflow_key
 from ...block.records import INHERITED, Record
 from ...frozen import NamedTuple
 from ...reading.attached import AttachedBlock
-from ...series import Kind, Labels, Mode, Name, Value
+from ...series import Kind, Labels, Mode, Name
 from .family import CATEGORY, EXPOSED_SUFFIXES, ClientFamily, family_in, instance_metric
 
 
@@ -46,7 +47,7 @@ def has(shared: SharedProvider, block: AttachedBlock, metric: str, labels: Label
 
 
 @question(0)
-def value(shared: SharedProvider, block: AttachedBlock, metric: str, labels: Labels, kind: Kind) -> Value:
+def value(shared: SharedProvider, block: AttachedBlock, metric: str, labels: Labels, kind: Kind) -> Any:
     """Return the value of a series over all processes; 0 if there is none."""
     record = shared.find(block, CATEGORY, metric, labels, kind)
     return 0 if record is None else block.reader.value(record)

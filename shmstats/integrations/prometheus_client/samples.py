@@ -18,7 +18,7 @@ from prometheus_client.samples import Exemplar, Sample
 from prometheus_client.utils import floatToGoString
 
 from ...frozen import NamedTuple
-from ...series import Distribution, Kind, Labels, Name, Value
+from ...series import Distribution, Kind, Labels, Name
 from .family import CATEGORY, KINDS, ClientFamily, FamilyKey, family_in, state_number
 from .internals import metrics
 
@@ -47,12 +47,12 @@ class Reading(NamedTuple):
 
     Attributes:
         families: each family with its series, by the family's identity.
-        values: of the snapshot, at the positions in the series.
+        values: of the snapshot, at the positions in the series, each of its family's kind.
         notes: by metric and labels.
     """
 
     families: Families
-    values: Sequence[Value]
+    values: Sequence[Any]
     notes: Mapping[tuple[str, Labels], bytes]
 
     def note(self, family: ClientFamily, line: Line) -> dict[str, Any]:
@@ -100,9 +100,9 @@ def parsed(note: bytes) -> dict[str, Any]:
 
 
 def _counter(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
-    value = float(_number(reading, line.value))
+    value = float(reading.values[line.value])
     if line.fraction >= 0:
-        value += _distribution(reading, line.fraction).sum
+        value += reading.values[line.fraction].sum
     samples = [Sample("_total", dict(line.labels), value, None, _exemplar(reading.note(family, line), ""))]
     return samples + _created(line)
 
@@ -112,11 +112,11 @@ def _gauge(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
     if len(labels) < len(line.labels):  # the gauge has its own label ``pid``
         *own, (_, pid) = line.labels
         labels = {**dict(own), "worker_pid": pid}
-    return [Sample("", labels, float(_number(reading, line.value)))]
+    return [Sample("", labels, float(reading.values[line.value]))]
 
 
 def _summary(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
-    value = _distribution(reading, line.value)
+    value: Distribution = reading.values[line.value]
     return [
         Sample("_count", dict(line.labels), float(value.count)),
         Sample("_sum", dict(line.labels), _sum(value)),
@@ -125,7 +125,7 @@ def _summary(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]
 
 
 def _histogram(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
-    value = _distribution(reading, line.value)
+    value: Distribution = reading.values[line.value]
     note = reading.note(family, line)
     limits = [*map(floatToGoString, family.bounds), "+Inf"]
     samples = [
@@ -144,7 +144,7 @@ def _info(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
 
 
 def _stateset(reading: Reading, family: ClientFamily, line: Line) -> list[Sample]:
-    number = _number(reading, line.value)
+    number = reading.values[line.value]
     # One that was never set is in its first state, as in prometheus_client; 0 means no state.
     current = number or state_number(family.states[0])
     return [
@@ -168,18 +168,6 @@ def _created(line: Line) -> list[Sample]:
     if not line.created or not metrics._use_created:
         return []
     return [Sample("_created", dict(line.labels), line.created / 10**9)]
-
-
-def _number(reading: Reading, position: int) -> int | float:
-    value = reading.values[position]
-    assert not isinstance(value, Distribution)  # `families_of` leaves out names of another kind
-    return value
-
-
-def _distribution(reading: Reading, position: int) -> Distribution:
-    value = reading.values[position]
-    assert isinstance(value, Distribution)
-    return value
 
 
 def _sum(value: Distribution) -> float:

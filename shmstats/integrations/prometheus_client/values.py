@@ -108,9 +108,8 @@ class CounterValue(KeptSeries, Counter):
 
     def get(self) -> float:
         """Return the sum over all workers."""
-        whole = asking.value(self.store.shared, self.metric, self.labels, Kind.COUNTER)
+        whole: int = asking.value(self.store.shared, self.metric, self.labels, Kind.COUNTER)
         parts = asking.value(self.store.shared, self.family.fraction, self.labels, Kind.HISTOGRAM)
-        assert not isinstance(whole, core.Distribution)
         return whole + (parts.sum if isinstance(parts, core.Distribution) else 0.0)
 
     def set_exemplar(self, exemplar: ExemplarFields) -> None:
