@@ -112,10 +112,10 @@ class Thread:
         """Wait some time for the thread to end; returns whether it has. The thread does not wait for itself."""
         if self._ident == original("_thread", "get_ident")():
             return False
-        if self._thread is not None:
-            self._thread.join(max(seconds, 0.0))
-        elif wait(self._over, seconds):
+        if wait(self._over, seconds):
             self._over.release()
+            if self._thread is not None:  # not waited for before: an exception would mark a live thread as stopped
+                self._thread.join()
         return not self.lives
 
     @property

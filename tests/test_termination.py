@@ -141,3 +141,48 @@ POOL_PROCESS = """
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_worker_of_a_pool_has_no_handler(python: PythonRunner, method: str) -> None:
     assert python.run(POOL_PROCESS, method) == "True\n"
+
+
+def test_a_close_that_a_signal_handler_interrupts_by_raising_is_complete(python: PythonRunner) -> None:
+    """The process has neither its threads nor its block any more, and the next use attaches again."""
+    said = python.run(
+        """
+        import os, signal, threading, time
+        import shmstats
+        from shmstats import stats
+        from shmstats.attachment.asking import ask_all
+        from shmstats.attachment.peers import socket_path
+
+        def expire(*_):
+            expired.set()
+            raise TimeoutError("of the application")
+
+        def answer():
+            asked.set()
+            expired.wait()
+
+        asked, expired = threading.Event(), threading.Event()
+        signal.signal(signal.SIGALRM, expire)
+        shmstats.init({"path": {"data": "data"}, "stats": {"snapshot_interval_ms": 100}})
+        stats.incr("c", "m")
+        stats.shared.answer("slow", answer)
+        block = stats.shared.attach()
+        here = {os.getpid(): socket_path(block.name, block.worker.slot)}
+        while not os.path.exists(here[os.getpid()]):
+            time.sleep(0.01)
+        asker = threading.Thread(target=ask_all, args=(here, "slow", 20))
+        asker.start()
+        asked.wait()
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            shmstats.close()
+        except TimeoutError as error:
+            print(error)
+        asker.join()
+        left = [thread.name for thread in threading.enumerate() if thread.name.startswith("shmstats")]
+        print(left, os.path.exists(f"/dev/shm/{block.name}"), os.path.exists("data/stats/simple.json"))
+        stats.incr("c", "m")
+        print(stats.get("c", "m"))
+        """
+    )
+    assert said.splitlines() == ["of the application", "[] False True", "2"]

@@ -146,7 +146,11 @@ class Attachment:
         is_replaced = False
         with guards.current:
             self._leaving = self._block
-        self._stop_agent()
+        try:
+            self._stop_agent()
+        except BaseException:  # a signal handler's: a process must not stay attached without its threads
+            self._leave()
+            raise
         with guards.current:
             self._leaving = None
             try:  # still attached: if a signal handler raises meanwhile, the next call finds all that is left
@@ -348,7 +352,11 @@ class Attachment:
             agent, self._agent = self._agent, None
             saver = self._saver
         if agent is not None:
-            agent.stop()
+            try:
+                agent.stop()
+            except BaseException:  # a signal handler's
+                agent.stop()
+                raise
         if saver is not None:
             saver.stop()
 
