@@ -22,7 +22,6 @@ class Format(NamedTuple):
 
     Attributes:
         content_type: of an HTTP answer.
-        suffix: of a file's name, with its dot.
         render: makes it from a snapshot.
         by_worker: whether it can show the values of single workers.
         binary: whether it is not text.
@@ -31,7 +30,6 @@ class Format(NamedTuple):
     """
 
     content_type: str
-    suffix: str
     render: Callable[[Snapshot, View], bytes]
     by_worker: bool = False
     binary: bool = False
@@ -48,20 +46,17 @@ _DEFAULT = "prometheus"
 
 #: By the names in ``--format`` and ``?format=``. Of two that a scraper prefers equally it gets the later one.
 FORMATS = {
-    "json": Format("application/json", ".json", json_document, by_worker=True),
-    "v2": Format("application/json", ".json", structured_json, by_worker=True),
-    "csv": Format("text/csv; charset=utf-8", ".csv", csv_table, by_worker=True),
-    "table": Format("text/plain; charset=utf-8", ".txt", text_table, by_worker=True),
-    "prometheus": Format(prometheus.TEXT_TYPE, ".prom", renderer.shared.text, asked_by={"version": ("0.0.4", "")}),
-    "prometheus-utf8": Format(
-        prometheus.TEXT_1_TYPE, ".prom", renderer.shared.text_utf8, asked_by={"version": ("1.0.0",)}
-    ),
+    "json": Format("application/json", json_document, by_worker=True),
+    "v2": Format("application/json", structured_json, by_worker=True),
+    "csv": Format("text/csv; charset=utf-8", csv_table, by_worker=True),
+    "table": Format("text/plain; charset=utf-8", text_table, by_worker=True),
+    "prometheus": Format(prometheus.TEXT_TYPE, renderer.shared.text, asked_by={"version": ("0.0.4", "")}),
+    "prometheus-utf8": Format(prometheus.TEXT_1_TYPE, renderer.shared.text_utf8, asked_by={"version": ("1.0.0",)}),
     "openmetrics": Format(
-        prometheus.OPENMETRICS_TYPE, ".om", renderer.shared.openmetrics, asked_by={"version": ("1.0.0", "0.0.1", "")}
+        prometheus.OPENMETRICS_TYPE, renderer.shared.openmetrics, asked_by={"version": ("1.0.0", "0.0.1", "")}
     ),
     "protobuf": Format(
         protobuf.CONTENT_TYPE,
-        ".pb",
         protobuf.render,
         binary=True,
         asked_by={"proto": ("io.prometheus.client.MetricFamily",), "encoding": ("delimited",)},

@@ -281,7 +281,7 @@ def test_a_format_is_added_by_one_row(monkeypatch, tmp_path):
     def shout(snapshot, view):
         return "".join(f"{name.metric.upper()}!\n" for name in snapshot.names).encode()
 
-    monkeypatch.setitem(FORMATS, "toy", Format("text/x-toy; version=1", ".toy", shout, asked_by={"version": ("1", "")}))
+    monkeypatch.setitem(FORMATS, "toy", Format("text/x-toy; version=1", shout, asked_by={"version": ("1", "")}))
     [option] = [each for each in dump.params if each.name == "form"]
     monkeypatch.setattr(option, "type", click.Choice(list(FORMATS)))  # as it is made at the import
     save(tmp_path, Snapshot([counter("a", "hits")], [1]))
