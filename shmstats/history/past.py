@@ -55,11 +55,7 @@ class Query:
 
     @classmethod
     def made(
-        cls,
-        since: float | None = None,
-        until: float | None = None,
-        step: int | None = None,
-        series: Sequence[str] = (),
+        cls, since: float | None = None, until: float | None = None, step: int | None = None, series: Sequence[str] = ()
     ) -> Query:
         """Return a checked query; a time of 0 or less is relative to now.
 
