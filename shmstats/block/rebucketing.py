@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..bounds import DEFAULT_BOUNDS, Bounds, rebucketed, stay_exact
-from ..layout import INT64_MAX, minimum_of
+from ..layout import minimum_of
 from ..series import Declaration, Distribution, Kind
 from .block import Block
 from .declarations import INTERNAL, fits
@@ -69,8 +69,9 @@ def _fill(block: Block, record: Record, successor: Record, declared: Declaration
     block.names.set_created(successor.number, block.names.created(record.number))
     if not block.stripes.reserve_cells(SHARED_ROW, successor.cell, successor.width):
         raise memory_is_full()
-    value, bounds = _value(block, record), declared.bounds or DEFAULT_BOUNDS
-    carry(block, successor, value, block.bounds_of(record), bounds, bool(record.flags & CARRIED))
+    bounds, wanted = block.bounds_of(record), declared.bounds or DEFAULT_BOUNDS
+    for value in _values(block, record):
+        carry(block, successor, value, bounds, wanted, bool(record.flags & CARRIED))
 
 
 def carry(
@@ -99,14 +100,13 @@ def mark_carried(block: Block, record: Record) -> None:
     block.names.set_flags(record, block.names.record(record.number).flags | CARRIED)
 
 
-def _value(block: Block, record: Record) -> Distribution:
-    """Return the total over all rows of a histogram that no process adds to any more."""
-    rows, nothing = block.stripes.rows_of(record.cell, record.width), (0,) * (record.width - 4)
-    for row in rows:  # waits for a process that began to add before
+def _values(block: Block, record: Record) -> Iterator[Distribution]:
+    """Give the values in each row of a histogram that no process adds to any more."""
+    nothing, columns = (0,) * (record.width - 4), range(record.cell, record.cell + record.width - 1)
+    for row in block.stripes.rows_of(record.cell, record.width):
+        # This waits for a process that began to add before.
         block.cells.add_distribution(row, record.cell, 0.0, 0.0, 0.0, nothing, block.cells.generation)
-    columns = range(record.cell, record.cell + record.width - 1)
-    parts = [[block.cells.load(row, column) for column in columns] for row in rows]
-    doubles = [struct.unpack("<2d", struct.pack("<2q", *part[:2])) for part in parts]
-    buckets = tuple(min(sum(column), INT64_MAX) for column in zip(*(part[3:] for part in parts), strict=True))
-    smallest = min((minimum_of(part[2]) for part in parts if part[2]), default=0.0)
-    return Distribution(sum(each[0] for each in doubles), max(each[1] for each in doubles), buckets, smallest)
+        *figures, least = (block.cells.load(row, column) for column in columns[:3])
+        buckets = tuple(block.cells.load(row, column) for column in columns[3:])
+        total, maximum = struct.unpack("<2d", struct.pack("<2q", *figures))
+        yield Distribution(total, maximum, buckets, minimum_of(least) if least else 0.0)

@@ -22,13 +22,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..block.records import CARRIED
 from ..bounds import to_json
 from ..core import bulk
-from ..frozen import NamedTuple
 from ..hashing import blake2b
 from ..layout import NAME
 from ..reading.catalog import Catalog
@@ -53,35 +53,6 @@ def _is_saved(name: Name) -> bool:
     return name.kind is not Kind.TIMESTAMP and name.mode is Mode.LAST and not name.shown
 
 
-class _BlockHeader(NamedTuple):
-    """The text that follows from the names of a block, made by C, once as long as they stay the same.
-
-    Attributes:
-        catalog: of the block.
-        text: around the values.
-        places: of the values.
-        behind: the JSON after the values.
-    """
-
-    catalog: Catalog
-    text: bytes
-    places: bytes
-    behind: bytes
-
-    @classmethod
-    def of(cls, bulk: Bulk, catalog: Catalog) -> _BlockHeader:
-        """Return the header of a catalog."""
-        saved = catalog.saved
-        keys, kinds, created, text, places = bulk.plan_save(catalog.records, catalog.heap, saved.tobytes())
-        flags = NAME.column(catalog.records, "flags")
-        carried = [i for i, number in enumerate(saved) if flags[number] & CARRIED]
-        lists = b"[%s]" % keys, b"[%s]" % kinds, b"[%s]" % created
-        return cls(catalog, text, places, _behind(catalog.described, lists, carried))
-
-
-_block_header: _BlockHeader | None = None
-
-
 def encode(snapshot: Snapshot) -> list[bytes]:
     """Return the content of a file, in parts; timestamps and gauges by worker are left out."""
     if bulk is not None and isinstance(snapshot, BlockSnapshot):
@@ -94,14 +65,26 @@ def encode(snapshot: Snapshot) -> list[bytes]:
 
 def _block_data(bulk: Bulk, totals: Totals) -> list[bytes]:
     """Return the values of a block, and the text that follows from its names; mostly made without the GIL."""
-    global _block_header
-    header = _block_header
-    if header is None or header.catalog is not totals.catalog:
-        header = _block_header = _BlockHeader.of(bulk, totals.catalog)
-    values = bulk.fill_text(((header.text, header.places),), totals.cells)
+    text, places, behind = _plan(bulk, totals.catalog)  # type: ignore[arg-type]  # a module is hashable
+    values = bulk.fill_text(((text, places),), totals.cells)
     if b"n" in values:  # NaN or infinity, from a damaged block, which JSON writes differently
         values = values.replace(b"nan", b"NaN").replace(b"inf", b"Infinity")
-    return [b"[", values, b"]", header.behind]
+    return [b"[", values, b"]", behind]
+
+
+@lru_cache(maxsize=1)
+def _plan(bulk: Bulk, catalog: Catalog) -> tuple[bytes, bytes, bytes]:
+    """Return what follows from a block's names, made once as long as they stay the same.
+
+    Returns:
+        The text around the values, the places of these, and the JSON after them.
+    """
+    saved = catalog.saved
+    keys, kinds, created, text, places = bulk.plan_save(catalog.records, catalog.heap, saved.tobytes())
+    flags = NAME.column(catalog.records, "flags")
+    carried = [i for i, number in enumerate(saved) if flags[number] & CARRIED]
+    lists = b"[%s]" % keys, b"[%s]" % kinds, b"[%s]" % created
+    return text, places, _behind(catalog.described, lists, carried)
 
 
 def _data(snapshot: Snapshot) -> bytes:
