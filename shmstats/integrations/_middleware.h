@@ -28,11 +28,7 @@ Middleware_call(PyObject *self, PyObject *args, PyObject *names)
     static char *keywords[] = {"environ", "start_response", NULL};
     Middleware *middleware = (Middleware *)self;
     PyObject *given[2];
-    if (names == NULL && PyTuple_GET_SIZE(args) == 2 && PyDict_Check(PyTuple_GET_ITEM(args, 0))) {
-        given[0] = PyTuple_GET_ITEM(args, 0);
-        given[1] = PyTuple_GET_ITEM(args, 1);
-    }
-    else if (!PyArg_ParseTupleAndKeywords(args, names, "O!O:__call__", keywords, &PyDict_Type, &given[0], &given[1]))
+    if (!PyArg_ParseTupleAndKeywords(args, names, "O!O:__call__", keywords, &PyDict_Type, &given[0], &given[1]))
         return NULL;
     if (middleware->requests == NULL || middleware->_app == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "the middleware was not initialised");
