@@ -37,7 +37,6 @@
 #include "exposition.h"
 #include "fill.h"
 #include "saving.h"
-#include "hashes.h"
 #include "json.h"
 #include "packing.h"
 #include "files.h"

@@ -17,14 +17,26 @@ typedef struct {
     PyObject *buckets; /* list by metric numbers: buckets of its histograms; 0: none is simple, -1: no series is */
     PyObject *carried; /* set: positions of histograms with observations from other buckets */
     int64_t latest;
-    Table numbered;         /* metrics with a number */
-    Bytes hashes;           /* of all keys */
+    Table seen;             /* the hashes of all keys: two keys with the same hash count as equal */
     Bytes aside;
     Grown keys, records, cells;
     unsigned char metric[2 * MOST_TEXT_BYTES + 1]; /* of the previous labelled series, */
     size_t metric_size;
     Py_ssize_t number; /* and its number */
 } Packing;
+
+/* Whether a key was there before; -1 with an exception set. */
+static int
+is_twice(Table *seen, Part key)
+{
+    static const uint64_t salt[2] = {0, 0};
+    uint64_t hash = long_hash_of(key.text, key.size, salt);
+    uint32_t slot = (uint32_t)hash & seen->mask;
+    for (; seen->entries[slot] != 0; slot = (slot + 1) & seen->mask)
+        if (seen->hashes[slot] == hash)
+            return 1;
+    return put_entry(seen, slot, hash) < 0 ? PyErr_NoMemory(), -1 : 0;
+}
 
 static int
 open_grown(Grown *grown, Py_ssize_t size)
@@ -76,16 +88,12 @@ read_parts(const char *text, Py_ssize_t length, KeyParts *parts)
 /* Find the number of a metric. A metric with labels always has one: a new one gets the next. -1: none; -2 with an
  * exception set. */
 static Py_ssize_t
-number_of(Packing *self, const KeyParts *parts, uint64_t hash)
+number_of(Packing *self, const KeyParts *parts)
 {
     if (parts->has_labels && same_part((Part){self->metric, self->metric_size}, parts->metric))
         return self->number;
-    if (parts->has_labels)
-        hash = hash_of_part(parts->metric);
-    if (!parts->has_labels && !has_hash(&self->numbered, hash))
+    if (!parts->has_labels && PyDict_GET_SIZE(self->metrics) == 0)
         return -1;
-    if (add_hash(&self->numbered, hash) < 0)
-        return -2;
     PyObject *metric = PyUnicode_FromStringAndSize((const char *)parts->metric.text, (Py_ssize_t)parts->metric.size);
     PyObject *next = PyLong_FromSsize_t(PyDict_GET_SIZE(self->metrics)), *found = NULL;
     if (metric != NULL && next != NULL)
@@ -151,14 +159,14 @@ pack_number(List *values, int kind, Cell *cell)
 
 /* Pack the series of a key, which was already appended to the keys. */
 static int
-pack_keyed(Packing *self, const KeyParts *parts, uint64_t hash, uint32_t length, List *lists, int is_carried)
+pack_keyed(Packing *self, const KeyParts *parts, uint32_t length, List *lists, int is_carried)
 {
     int64_t listed, created;
     if (!take_integer(&lists[LISTED_KIND], &listed) || listed < -KIND_COUNTER || listed == 0
         || listed > KIND_HISTOGRAM || !take_integer(&lists[LISTED_CREATED], &created))
         return DOES_NOT_FIT;
     uint8_t kind = (uint8_t)(listed < 0 ? -listed : listed);
-    Py_ssize_t number = number_of(self, parts, hash);
+    Py_ssize_t number = number_of(self, parts);
     if (number < -1)
         return FAILS;
     int64_t buckets = declared_buckets(self, number);
@@ -199,20 +207,18 @@ pack_next(Packing *self, List *lists, Py_ssize_t position)
     Py_ssize_t length = take_string(names, text);
     if (length < 0 || length > INT32_MAX)
         return DOES_NOT_FIT;
-    uint64_t hash = hash_of_part((Part){text, (size_t)length});
-    if (reserve_bytes(&self->hashes, sizeof hash) < 0)
-        return PyErr_NoMemory(), FAILS;
-    put_part(&self->hashes, (Part){(const unsigned char *)&hash, sizeof hash});
+    int twice = is_twice(&self->seen, (Part){text, (size_t)length}), is_carried = 0;
+    if (twice != 0)
+        return twice < 0 ? FAILS : CANNOT_BE_READ;
     KeyParts parts;
-    if (!read_parts((const char *)text, length, &parts) )
+    if (!read_parts((const char *)text, length, &parts))
         return DOES_NOT_FIT;
-    int is_carried = 0;
     if (PySet_GET_SIZE(self->carried)) {
         PyObject *number = PyLong_FromSsize_t(position);
         is_carried = number == NULL ? -1 : PySet_Contains(self->carried, number);
         Py_XDECREF(number);
     }
-    return is_carried < 0 ? FAILS : pack_keyed(self, &parts, hash, (uint32_t)length, lists, is_carried);
+    return is_carried < 0 ? FAILS : pack_keyed(self, &parts, (uint32_t)length, lists, is_carried);
 }
 
 /* List the next series for Python: its position, and its items of the lists. */
@@ -251,6 +257,8 @@ pack_all(Packing *self, const Py_buffer *columns)
     Py_ssize_t most = 1; /* upper bound for the number of series: growing often means copying often */
     for (Py_ssize_t i = 0; i < columns[LISTED_KIND].len; i++)
         most += ((const char *)columns[LISTED_KIND].buf)[i] == ',';
+    if (make_table(&self->seen, 1024) < 0)
+        return PyErr_NoMemory(), FAILS;
     if (open_grown(&self->keys, columns[LISTED_KEY].len) < 0
         || open_grown(&self->records, most * (Py_ssize_t)sizeof(Record)) < 0
         || open_grown(&self->cells, most * 2 * (Py_ssize_t)sizeof(Cell)) < 0)
@@ -267,8 +275,7 @@ pack_all(Packing *self, const Py_buffer *columns)
     }
     for (int i = 1; i < COLUMNS; i++)
         are_lists &= lists[i].at == NULL;
-    int twice = are_lists ? has_twice(&self->hashes) : 1;
-    return twice < 0 ? FAILS : twice ? CANNOT_BE_READ : FITS;
+    return are_lists ? FITS : CANNOT_BE_READ;
 }
 
 static PyObject *
@@ -283,9 +290,7 @@ pack_series(PyObject *Py_UNUSED(module), PyObject *args)
                           &latest))
         return NULL;
     self.latest = latest;
-    int packed = FAILS;
-    if (hash_all(&self.numbered, self.metrics) == 0)
-        packed = pack_all(&self, columns);
+    int packed = pack_all(&self, columns);
     if (self.aside.used != 0)
         put_byte(&self.aside, ']');
     if (packed == FITS && _PyBytes_Resize(&self.keys.bytes, self.keys.used) == 0
@@ -300,7 +305,6 @@ pack_series(PyObject *Py_UNUSED(module), PyObject *args)
     Py_XDECREF(self.records.bytes);
     Py_XDECREF(self.cells.bytes);
     free(self.aside.start);
-    free(self.hashes.start);
-    free_table(&self.numbered);
+    free_table(&self.seen);
     return result;
 }
