@@ -72,28 +72,11 @@ write_part(unsigned char *to, Part part)
     return to + part.size;
 }
 
-/* The highest bit of each byte that needs a backslash. */
-static inline uint64_t
-escapes_in(uint64_t word)
-{
-    return nuls_in(word ^ EACH_BYTE * '\\') | nuls_in(word ^ EACH_BYTE * '"') | nuls_in(word ^ EACH_BYTE * '\n');
-}
-
 /* Write a label value, with a backslash before characters that need one. */
 static inline unsigned char *
 write_escaped(unsigned char *to, Part part)
 {
-    size_t i = 0;
-    for (uint64_t word; part.size - i >= sizeof word; i += sizeof word, to += sizeof word) {
-        memcpy(&word, part.text + i, sizeof word);
-        if (escapes_in(word))
-            break;
-        memcpy(to, &word, sizeof word);
-    }
-    size_t left = part.size - i;
-    if (left < sizeof(uint64_t) && !escapes_in(few_bytes(part.text + i, left)))
-        return write_part(to, (Part){part.text + i, left});
-    for (; i < part.size; i++) {
+    for (size_t i = 0; i < part.size; i++) {
         unsigned char c = part.text[i];
         if (UNLIKELY(c == '\\' || c == '"' || c == '\n')) {
             *to++ = '\\';
@@ -348,7 +331,7 @@ read_names(Plan *plan, PyObject *lines, PyObject *heads)
 static int
 has_lines(const Plan *plan, const Record *record, const Lines *lines)
 {
-    if (!is_sound(&plan->names, record) || lines->after.text == NULL)
+    if (!has_place(&plan->names, record) || lines->after.text == NULL)
         return 0;
     return lines->limits == NULL || record->width > FIRST_BUCKET;
 }

@@ -22,66 +22,14 @@ has_part(const Key *key)
     return key->at <= key->end;
 }
 
-/* A byte repeated eight times, by multiplication. */
-#define EACH_BYTE 0x0101010101010101u
-
-/* Less than eight bytes as a word, the first one lowest (little-endian), the others 0. They are read in two halves that
- * may overlap, because a loop over single bytes takes three times as long. */
-static inline uint64_t
-few_bytes(const unsigned char *p, size_t count)
-{
-    uint32_t first = 0, last = 0;
-    if (count >= 4) {
-        memcpy(&first, p, 4);
-        memcpy(&last, p + count - 4, 4);
-        return first | (uint64_t)last << 8 * (count - 4);
-    }
-    if (count >= 2) {
-        memcpy(&first, p, 2);
-        memcpy(&last, p + count - 2, 2);
-        return first | (uint64_t)last << 8 * (count - 2);
-    }
-    return count ? *p : 0;
-}
-
-/* The bytes from a place on as a word, the first one lowest (little-endian). Bytes after the end are all ones. */
-static inline uint64_t
-eight_bytes(const unsigned char *p, const unsigned char *end)
-{
-    uint64_t word;
-    if (UNLIKELY(end - p < (ptrdiff_t)sizeof word))
-        return few_bytes(p, (size_t)(end - p)) | EACH_BYTE << 8 * (end - p);
-    memcpy(&word, p, sizeof word);
-    return word;
-}
-
-/* The highest bit of each byte that is 0. */
-static inline uint64_t
-nuls_in(uint64_t word)
-{
-    const uint64_t low = EACH_BYTE * 0x7F;
-    return ~(((word & low) + low) | word | low);
-}
-
-/* Return the end of the part that begins there: a NUL or the end of the key. Parts are short, so this is faster
- * than memchr. */
-static inline const unsigned char *
-end_of_part(const unsigned char *p, const unsigned char *end)
-{
-    for (; p < end; p += sizeof(uint64_t)) {
-        uint64_t nuls = nuls_in(eight_bytes(p, end));
-        if (nuls)
-            return p + (__builtin_ctzll(nuls) >> 3);
-    }
-    return end;
-}
-
+/* Take the next part, which is empty behind the end. */
 static inline Part
 next_part(Key *key)
 {
-    const unsigned char *end = end_of_part(key->at, key->end);
-    Part part = {key->at, (size_t)(end - key->at)};
-    key->at = end + 1;
+    const unsigned char *start = key->at;
+    const unsigned char *nul = start < key->end ? memchr(start, 0, (size_t)(key->end - start)) : start;
+    Part part = {start, (size_t)((nul == NULL ? key->end : nul) - start)};
+    key->at += part.size + 1;
     return part;
 }
 
@@ -124,6 +72,11 @@ static int
 is_utf8(const unsigned char *p, const unsigned char *end)
 {
     while (p < end) {
+        uint64_t word;
+        if (end - p >= (ptrdiff_t)sizeof word && (memcpy(&word, p, sizeof word), word & 0x8080808080808080u) == 0) {
+            p += sizeof word; /* all ASCII */
+            continue;
+        }
         unsigned char c = *p++;
         if (c < 0x80)
             continue;
@@ -139,22 +92,25 @@ is_utf8(const unsigned char *p, const unsigned char *end)
     return 1;
 }
 
-/* Whether a shown record is valid: its key is within the heap and has category, metric and pairs; its kind is known. */
+/* Whether the key of a record is within the heap. */
+static inline int
+has_place(const Names *names, const Record *record)
+{
+    uint64_t heap = (uint64_t)names->heap.len;
+    return record->key <= heap && record->length <= heap - record->key;
+}
+
+/* Whether a shown record is valid: its key has category, metric and pairs; its kind is known. */
 static int
 is_sound(const Names *names, const Record *record)
 {
-    uint64_t heap = (uint64_t)names->heap.len;
-    if (record->key > heap || record->length > heap - record->key || record->kind < KIND_COUNTER)
+    if (!has_place(names, record) || record->kind < KIND_COUNTER)
         return 0;
     Key key = key_of(names, record);
-    uint64_t nuls = 0, all = 0;
-    for (const unsigned char *p = key.at; p < key.end; p += sizeof(uint64_t)) {
-        uint64_t word = eight_bytes(p, key.end);
-        nuls ^= nuls_in(word);
-        all |= word;
-    }
-    int has_pairs = __builtin_popcountll(nuls) % 2 == 1;
-    return has_pairs && ((all & EACH_BYTE * 0x80) == 0 || is_utf8(key.at, key.end));
+    int parts = 0;
+    for (Key left = key; has_part(&left); parts++)
+        next_part(&left);
+    return parts > 0 && parts % 2 == 0 && is_utf8(key.at, key.end);
 }
 
 /* A hash table of numbers of entries; the code that searches compares the entries. */

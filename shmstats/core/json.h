@@ -108,13 +108,6 @@ read_escape(const unsigned char **at, const unsigned char *end)
     return low < 0 ? -1 : (p[3] - '0') << 4 | low;
 }
 
-/* Whether each byte of a word may be unescaped in a string. */
-static inline int
-is_plain(uint64_t word)
-{
-    return !(nuls_in(word ^ '"' * EACH_BYTE) | nuls_in(word ^ '\\' * EACH_BYTE) | nuls_in(word & 0xE0 * EACH_BYTE));
-}
-
 /* Take a string as UTF-8 into a buffer with as many bytes as the list; returns its length, or -1 if there is no string,
  * or it has escapes that plan_save does not write. */
 static Py_ssize_t
@@ -124,12 +117,7 @@ take_string(List *list, unsigned char *to)
     if (at == NULL || *at++ != '"')
         return -1;
     while (at < end && *at != '"') {
-        uint64_t word;
-        if (end - at >= (ptrdiff_t)sizeof word && (memcpy(&word, at, sizeof word), is_plain(word))) {
-            memcpy(to, &word, sizeof word);
-            at += sizeof word;
-            to += sizeof word;
-        } else if (*at >= 0x20 && *at != '\\') {
+        if (*at >= 0x20 && *at != '\\') {
             *to++ = *at++;
         } else {
             int character = *at == '\\' ? read_escape(&at, end) : -1;

@@ -3,27 +3,15 @@
 /* The longest text of a number that is written here. */
 enum { MOST_DIGITS = 32 };
 
-static const char two_digits[] = "00010203040506070809101112131415161718192021222324252627282930313233343536373839"
-                                 "40414243444546474849505152535455565758596061626364656667686970717273747576777879"
-                                 "8081828384858687888990919293949596979899";
-
 /* Write an unsigned integer; returns the end of its text. */
 static inline unsigned char *
 write_digits(unsigned char *to, uint64_t number)
 {
     unsigned char digits[20];
     size_t at = sizeof digits;
-    while (number >= 100) {
-        at -= 2;
-        memcpy(digits + at, two_digits + 2 * (number % 100), 2);
-        number /= 100;
-    }
-    if (number >= 10) {
-        at -= 2;
-        memcpy(digits + at, two_digits + 2 * number, 2);
-    } else {
-        digits[--at] = (unsigned char)('0' + number);
-    }
+    do
+        digits[--at] = (unsigned char)('0' + number % 10);
+    while ((number /= 10) != 0);
     memcpy(to, digits + at, sizeof digits - at);
     return to + (sizeof digits - at);
 }
