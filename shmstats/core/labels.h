@@ -11,8 +11,8 @@ enum { MOST_SETS = 10000, FEWEST_SLOTS = 64, MOST_LABELS = 16 };
 
 typedef struct {
     uint64_t hash;
-    PyObject *key; /* a tuple of plain values */
-    Series *series;
+    PyObject *key;  /* a tuple of plain values */
+    Series *series; /* NULL: dropped */
 } LabelSet;
 
 typedef struct {
@@ -67,7 +67,7 @@ find_slot(const LabelSets *sets, uint64_t hash, PyObject *const *values, Py_ssiz
         if (set->key == NULL)
             return set;
         if (set->hash != hash || PyTuple_GET_SIZE(set->key) != n
-            || (kinds != ANY_KIND && !(set->series->kind & kinds)))
+            || (kinds != ANY_KIND && set->series != NULL && !(set->series->kind & kinds)))
             continue;
         Py_ssize_t i = 0;
         while (i < n && LIKELY(is_same_value(PyTuple_GET_ITEM(set->key, i), values[i])))
@@ -157,7 +157,7 @@ keep_given(LabelSets *sets, const State *state, const char *what, PyObject *args
     return keep_set(sets, values, (Series *)series) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
-/* Drop the handle of a set; later ones in the table move up, so that searches still find them. */
+/* Drop the handle of a set, whose place and key are kept for the next one. */
 static void
 drop_set(LabelSets *sets, PyObject *key)
 {
@@ -165,21 +165,7 @@ drop_set(LabelSets *sets, PyObject *key)
     if (sets->size == 0 || !hash_values(PySequence_Fast_ITEMS(key), PyTuple_GET_SIZE(key), &hash))
         return;
     LabelSet *set = find_slot(sets, hash, PySequence_Fast_ITEMS(key), PyTuple_GET_SIZE(key), ANY_KIND);
-    if (set->key == NULL)
-        return;
-    LabelSet former = *set;
-    size_t mask = sets->size - 1, hole = (size_t)(set - sets->slots);
-    for (size_t at = (hole + 1) & mask; sets->slots[at].key != NULL; at = (at + 1) & mask) {
-        size_t wanted = sets->slots[at].hash & mask;
-        if (((at - wanted) & mask) >= ((at - hole) & mask)) {
-            sets->slots[hole] = sets->slots[at];
-            hole = at;
-        }
-    }
-    sets->slots[hole] = (LabelSet){0, NULL, NULL};
-    sets->used--;
-    Py_DECREF(former.key);
-    Py_DECREF(former.series);
+    Py_CLEAR(set->series);
 }
 
 /* ------------------------------------------------------------------------------------------------- */
