@@ -252,24 +252,13 @@ NameIndex_rebuild(NameIndex *self, PyObject *Py_UNUSED(ignored))
         PyErr_SetString(PyExc_BufferError, "the index of the names is damaged");
         return NULL;
     }
-    uint32_t *index = PyMem_Calloc((size_t)mask + 1, sizeof *index);
-    if (index == NULL)
-        return PyErr_NoMemory();
-    if (count > (uint32_t)self->capacity)
-        count = (uint32_t)self->capacity;
-    for (uint32_t number = 0, entered = 0; number < count && entered <= mask; number++) {
-        Record name = load_name(self, number);
-        if (name.state != RECORD_LIVE)
-            continue;
-        uint32_t slot = name.hash & mask;
-        while (index[slot] != 0)
-            slot = (slot + 1) & mask;
-        index[slot] = number + 1;
-        entered++;
-    }
     for (uint32_t slot = 0; slot <= mask; slot++)
-        PUT(self->index + slot, index[slot]);
-    PyMem_Free(index);
+        PUT(self->index + slot, 0);
+    for (uint32_t number = 0; number < count && number < (uint32_t)self->capacity; number++) {
+        Record name = load_name(self, number);
+        if (name.state == RECORD_LIVE && enter_name(self, number, name.hash) < 0)
+            return NULL;
+    }
     Py_RETURN_NONE;
 }
 
