@@ -34,6 +34,10 @@ _logged = Once()
 PREFIX = "shmstats_"
 
 
+#: What the kernel shows in the place of all users that a user namespace does not map: user_namespaces(7).
+_NOBODY = 65534
+
+
 class Identity(NamedTuple):
     """A data directory and its block: computed once by `identify`, and used for every path and owner.
 
@@ -69,6 +73,11 @@ class Identity(NamedTuple):
         Raises:
             BlockError: with the directory, its owner and what to do.
         """
+        if is_unmapped(self.owner):
+            raise BlockError(
+                f"data directory {self.directory} belongs to a user that the user namespace of this process does not"
+                " map, and cannot tell from others: map that user, or give it another path.data"
+            )
         if os.geteuid() not in (self.owner, 0):
             raise BlockError(
                 f"data directory {self.directory} belongs to user {_called(self.owner)}, this process runs as user"
@@ -84,6 +93,18 @@ class Identity(NamedTuple):
         """As root, give a file that was just made to the owner of the data directory."""
         if os.geteuid() == 0 and self.owner != 0:
             os.fchown(descriptor, self.owner, self.group)
+
+
+def is_unmapped(user: int) -> bool:
+    """Tell whether a user's number stands for all users that the user namespace of this process does not map."""
+    if user != _NOBODY:
+        return False
+    try:
+        with open("/proc/self/uid_map") as file:
+            ranges = [tuple(map(int, line.split())) for line in file]
+    except OSError:  # there are no namespaces
+        return False
+    return not any(first <= user < first + number for first, _, number in ranges)
 
 
 def identify(directory: Path, make: bool = False) -> Identity:

@@ -20,6 +20,7 @@ from flask import abort, current_app, request
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Unauthorized
 
+from ..block.identity import is_unmapped
 from ..config import ApiSettings
 from .peer import connection_of, ip_address, peer_uids
 
@@ -84,6 +85,8 @@ def not_trusted(environ: WSGIEnvironment, data: Path) -> str | None:
     uids = peer_uids(environ)
     if uids is None:
         return "the owner of the client's socket cannot be determined"
+    if any(map(is_unmapped, uids)):
+        return "the client's user is not mapped by the user namespace of this process"
     strangers = uids - {0, _owner(data)}
     return f"the request came from user {min(strangers)}" if strangers else None
 

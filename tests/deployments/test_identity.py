@@ -156,6 +156,40 @@ def test_another_user_gets_an_error_that_names_directory_and_owner(
 
 
 @as_root
+@pytest.mark.parametrize("mapped", [(), ("--map-root-user",)])
+def test_a_user_namespace_that_does_not_map_the_owner_is_refused(
+    python: Any, owned: Path, mapped: tuple[str, ...]
+) -> None:
+    """There the owner and strangers have one number: nobody may be taken for the owner."""
+    if subprocess.run(["unshare", "--user", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this root may not make user namespaces")
+    owned.chmod(0o777)
+    python.prefix = ["unshare", "--user", *mapped]
+    inside = python.start(
+        """
+        import os, socket, sys
+        from pathlib import Path
+        import shmstats
+        from shmstats import stats
+        from shmstats.web.access import not_trusted
+        ours, theirs = socket.socketpair()
+        print(not_trusted({"gunicorn.socket": ours, "HTTP_HOST": "localhost"}, Path(sys.argv[1])))
+        try:
+            shmstats.init({"path": {"data": sys.argv[1]}})
+        except shmstats.BlockError as error:
+            print(error)
+        stats.incr("c", "m")
+        print(stats.get("c", "m"), os.listdir(sys.argv[1]))
+        """,
+        owned,
+    )
+    trusted, refused, counted = inside.finish(quiet=False).splitlines()
+    assert trusted == (str(None) if mapped else "the client's user is not mapped by the user namespace of this process")
+    assert f"data directory {owned} belongs to a user that the user namespace of this process does not map" in refused
+    assert counted == "0 []"
+
+
+@as_root
 def test_a_worker_that_gave_up_root_continues_in_its_block(counting: Any, python: Any, owned: Path) -> None:
     code = """
         import os, sys, shmstats
