@@ -79,6 +79,7 @@ class Scrape:
                 _scrape.reset(token)
             if metric is None:
                 return
+            self._shown.add(metric.name)
             yield metric
 
     def rest(self) -> Iterator[Metric]:
@@ -86,15 +87,8 @@ class Scrape:
         if self.registry is not REGISTRY:
             return
         for family, lines in self.reading.families.values():
-            if family.default and not self._has(family) and self._store.is_current(family):
+            if family.default and not self._store.knows(family) and self._store.is_current(family):
                 yield from self.show(family, lines)
-
-    def _has(self, family: ClientFamily) -> bool:
-        """Tell whether the default registry itself has, or had, a family: its own, or that of another collector."""
-        if self._store.knows(family):
-            return True
-        collector = REGISTRY._names_to_collectors.get(family.name)
-        return collector is not None and _family_of(collector) is None
 
     def beside(self) -> Iterator[Metric]:
         """Give what a restricted registry does not find by the requested names.
