@@ -60,8 +60,9 @@ class Archive:
             OSError: that failed.
         """
         files = archived(self._directory)
-        # By their names: copying a directory may change the times of its files.
-        newest = _moment(files[-1]) if files else 0.0
+        # By their names: copying a directory may change the times of its files. One from the future was made while the
+        # clock was wrong.
+        newest = max((moment for moment in map(_moment, files) if moment <= now), default=0.0)
         saved = self._directory / FILE
         if now - newest >= self._seconds and saved.is_file():
             _copy(saved, self._directory / time.strftime("archive-%Y%m%dT%H%M%S.json", time.gmtime(now)))

@@ -439,6 +439,26 @@ def test_the_times_of_pushes_never_go_back(tmp_path: Path, monkeypatch: pytest.M
     assert first.next_time(labels) == at + 3
 
 
+def test_after_a_clock_far_in_the_future_refused_pushes_follow_the_clock_again(
+    tmp_path: Path, serve: Callable[..., Server], duty: Callable[..., PushDuty], attach: Callable[..., Any]
+) -> None:
+    block = attach()
+    server = serve(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    pushing = duty(server.port)
+    (tmp_path / "stats").mkdir()
+    memory = Memory(tmp_path / "stats")
+    hour = 3_600_000
+    for ahead, expected in ((hour // 60, hour // 60), (hour, hour), (0, 0)):
+        now = time.time_ns() // 1_000_000
+        if ahead:
+            memory._last = now + ahead
+            memory.note({})
+        pushing.prepare()
+        assert isinstance(pushing._at, int)
+        assert expected <= pushing._at - now < expected + hour // 120
+        pushing.perform(block, SNAPSHOT)
+
+
 def test_a_push_with_a_later_time_has_later_values(tmp_path: Path) -> None:
     """A push that is delayed between reading and sending has the time of its reading."""
     settings = load({"path": {"data": str(tmp_path)}, "push": {"url": "http://127.0.0.1:1/", "format": "import"}})

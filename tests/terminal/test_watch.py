@@ -183,3 +183,8 @@ def test_dated_copies_are_made_at_intervals_and_the_oldest_are_removed(tmp_path:
     assert [saved.load(file).values for file in kept] == [[4], [6], [8]]
     assert kept[-1].name == "archive-20270115T160000.json"
     assert json.loads(run("dump", "--from", kept[0]))["shop"]["orders"] == 4
+    archive.rotate(4_000_000_000.0)  # the clock is wrong for once
+    for hour in range(10, 14):
+        saved.save(tmp_path / "stats", Snapshot([COUNTER], [hour]))
+        archive.rotate(1_800_000_000.0 + 3600 * hour)
+    assert [saved.load(file).values for file in archived(tmp_path / "stats")] == [[10], [12], [9]]

@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,6 +58,10 @@ class PushError(Exception):
         self.is_refusal = is_refusal
 
 
+#: Engines refuse samples that are so far in the future. A clock that was wrong once must not stop pushes for ever.
+_FUTURE_MS = 600_000
+
+
 class Memory:
     """What a push must know about earlier ones, over restarts and in all processes: their last time and labels.
 
@@ -92,6 +97,14 @@ class Memory:
         self._last = max(self._last + 1, time.time_ns() // 1_000_000)
         self.note(labels)
         return self._last
+
+    def doubt(self, refused: int) -> None:
+        """Let later pushes follow the clock again, if one that was refused has a time far ahead of it."""
+        now = time.time_ns() // 1_000_000
+        if refused > now + _FUTURE_MS:
+            self._last = now
+            with suppress(OSError):
+                self.note(self.labels or {})
 
     def note(self, labels: dict[str, str]) -> None:
         """Save the common labels of the next push's series.
@@ -165,13 +178,18 @@ class Sender:
         """
         seconds = min(timeout or math.inf, self._settings.push.timeout_seconds)
         former = self._memory.labels
-        if former is not None and self._is_to_end(former):
-            self._post(seconds, self._encoder_for(former), snapshot, at, Stale.ALL)
-            self._memory.note(self._labels)
-        partial = self._post(seconds, self._encoder, snapshot, at, stale)
-        self._encoder.accept()
-        if partial is not None:
-            raise partial
+        try:
+            if former is not None and self._is_to_end(former):
+                self._post(seconds, self._encoder_for(former), snapshot, at, Stale.ALL)
+                self._memory.note(self._labels)
+            partial = self._post(seconds, self._encoder, snapshot, at, stale)
+            self._encoder.accept()
+            if partial is not None:
+                raise partial
+        except PushError as error:
+            if error.is_refusal:
+                self._memory.doubt(at)
+            raise
 
     def _is_to_end(self, former: dict[str, str]) -> bool:
         """Tell whether the last push had other labels, whose series have the same totals as the new ones."""
