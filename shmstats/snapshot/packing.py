@@ -40,7 +40,7 @@ Columns = tuple[bytes | memoryview, bytes | memoryview, bytes | memoryview, byte
 
 
 class _Defined(NamedTuple):
-    """The declaration of a metric, with former default bounds replaced by today's.
+    """The declaration of a metric, with former default bounds replaced by the current ones.
 
     Attributes:
         help: as in `Declaration`.
@@ -66,19 +66,19 @@ class _Defined(NamedTuple):
             found = from_json(bounds)
         except SENSELESS:
             found = ()
-        today = _of_today(found, unit)
-        return cls(help_, unit, today, len(found) + 1 if found and today is found else 0)
+        current = _current(found, unit)
+        return cls(help_, unit, current, len(found) + 1 if found and current is found else 0)
 
 
-def _of_today(bounds: Bounds, unit: str) -> Bounds:
-    """Return bounds; a former default is replaced by today's default."""
+def _current(bounds: Bounds, unit: str) -> Bounds:
+    """Return bounds; a former default is replaced by the current one."""
     if bounds != FORMER_DEFAULT_BOUNDS:
         return bounds
     return DEFAULT_BOUNDS if unit in TIME_UNITS else DEFAULT_BOUNDS_OF_UNIT
 
 
 class Packing:
-    """Series packed for a block, with today's buckets.
+    """Series packed for a block, with the current buckets.
 
     Args:
         declared: of their metrics.
@@ -110,11 +110,11 @@ class Packing:
         """Add allowed series, whatever their form in the file."""
         for name, _ in series:
             if name.kind is Kind.HISTOGRAM:
-                bounds = _of_today(name.bounds, name.unit) or DEFAULT_BOUNDS
+                bounds = _current(name.bounds, name.unit) or DEFAULT_BOUNDS
                 metric = f"{name.category}\0{name.metric}"
                 self._defined[metric] = _Defined(name.help, name.unit, bounds, len(bounds) + 1)
                 self._numbers.setdefault(metric, len(self._numbers))
-        self._parts += [self._packed(*self._with_buckets_of_today(*each)) for each in series]
+        self._parts += [self._packed(*self._with_current_buckets(*each)) for each in series]
 
     def _packed(self, name: Name, value: Value) -> tuple[bytes, bytes, bytes]:
         """Return the key, the record and the cells of a series, as `Packed` has them."""
@@ -127,7 +127,7 @@ class Packing:
         places = len(cells) // CELL.size, 0, number + 1, 0, 0, 0, 0, len(key), 0, 0, bool(name.labels)
         return key, NAME.struct.pack(0, name.kind, 0, flags, *places, name.created), cells
 
-    def _with_buckets_of_today(self, name: Name, value: Value) -> tuple[Name, Value]:
+    def _with_current_buckets(self, name: Name, value: Value) -> tuple[Name, Value]:
         if not isinstance(value, Distribution):
             return name, value
         bounds = self._defined[f"{name.category}\0{name.metric}"].bounds
@@ -165,7 +165,7 @@ def _cells_of(kind: Kind, value: Value) -> bytes:
 
 
 def columns_of(series: Sequence[tuple[Name, Value]]) -> tuple[bytes, bytes, bytes, bytes]:
-    """Return keys, kinds, creation times and values of series as a file of today has them, each a list in JSON."""
+    """Return keys, kinds, creation times and values of series as a file has them now, each a list in JSON."""
     names = [name for name, _ in series]
     return (
         json.dumps([key_of(name) for name in names]).encode(),
