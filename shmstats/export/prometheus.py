@@ -39,7 +39,7 @@ class TextLines:
         """Return the text with the values, of all families or of the chosen ones."""
         pieces: list[bytes] = []
         for family, header, series in self._families:
-            if is_chosen(family, chosen):
+            if not chosen or is_chosen(family, chosen):
                 pieces.append(header)
                 pieces += [each.filled(values[each.position]) for each in series]
         return b"".join(pieces)
