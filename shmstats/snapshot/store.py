@@ -2,7 +2,7 @@
 
 The file is replaced atomically: written under a temporary name, synced, renamed, and the directory synced. There is a
 valid file at every moment, also on volumes without hard links. A damaged one is set aside as
-``simple.json.damaged-<time>``; one that was not restored completely is kept as ``simple.json.unrestored-<time>``.
+``simple.json.damaged-<time>``, others as ``…unreadable-<time>`` and ``…unrestored-<time>``.
 """
 
 from __future__ import annotations
@@ -208,11 +208,11 @@ def load_newest(directory: Path, tell: Callable[[str], object] = log.error) -> t
         except FileNotFoundError:
             continue
         except SnapshotError as error:
-            tell(f"{error}; {_set_aside(file)}")
+            tell(f"{error}; {_set_aside(file, 'damaged')}")
         except OSError as error:
             if error.errno is None:  # not the system's, but what a signal handler raised
                 raise
-            tell(f"snapshot {file} cannot be read: {error}")
+            tell(f"snapshot {file} cannot be read: {error}; {_set_aside(file, 'unreadable')}")
         else:
             if saved.left_out:
                 series, reason = saved.left_out[0]
@@ -267,9 +267,9 @@ def _is_locked(file: Path) -> bool:
     return False
 
 
-def _set_aside(file: Path) -> str:
-    """Give a damaged file another name; returns what became of it."""
-    return _named_anew(file, "damaged", "set aside", os.rename)
+def _set_aside(file: Path, what: str) -> str:
+    """Give a damaged or unreadable file another name, so that no save replaces it; returns what became of it."""
+    return _named_anew(file, what, "set aside", os.rename)
 
 
 def _named_anew(file: Path, what: str, done: str, give: Callable[[Path, Path], object]) -> str:

@@ -444,6 +444,43 @@ def test_a_damaged_snapshot_is_set_aside_and_the_previous_one_is_used(
         assert aside.exists()
 
 
+@pytest.mark.parametrize("kind", ["unreadable", "directory"])
+def test_a_snapshot_that_cannot_be_read_is_set_aside_and_not_replaced(
+    shmstats: ModuleType,
+    two_saved: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    """As a copy of a backup that root has made for itself."""
+    file = two_saved / "simple.json"
+    content = file.read_bytes()
+    read_file = shmstats.snapshot.store.read_file
+
+    def refused(path: Path) -> bytes:
+        if path == file:
+            raise PermissionError(13, "Permission denied")
+        found: bytes = read_file(path)
+        return found
+
+    with monkeypatch.context() as patch:
+        if kind == "directory":
+            file.rename(two_saved / "moved")
+            file.mkdir()
+            (two_saved / "moved").rename(file / "simple.json")
+        else:
+            patch.setattr(shmstats.snapshot.store, "read_file", refused)
+        assert shmstats.stats.get("c", "m") == 1
+    for _ in range(3):
+        shmstats.stats.incr("c", "m")
+        shmstats.close()
+    assert saved_total(two_saved.parent) == 4
+    (aside,) = two_saved.glob("simple.json.unreadable-*")
+    assert (aside / "simple.json" if kind == "directory" else aside).read_bytes() == content
+    (message,) = errors(caplog)
+    assert message.endswith(f"the snapshot was set aside as {aside}")
+
+
 def test_statistics_start_at_0_if_both_snapshots_are_damaged(
     shmstats: ModuleType, two_saved: Path, data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
