@@ -126,25 +126,18 @@ rank_of_record(const Plan *plan, uint32_t number)
     return group < plan->groups ? ((const uint32_t *)plan->rank_of.buf)[group] : NO_GROUP;
 }
 
-/* Sort the records of the page by their families, keeping the order within each family. */
+/* Sort the records of the page by their families, keeping the order within each family. `first` has the number of
+ * records of each family, two places later; in the end it has their starts. */
 static void
 sort_records(Plan *plan)
 {
-    for (uint32_t i = 0; i < plan->names.count; i++) {
-        uint32_t rank = rank_of_record(plan, i);
-        if (rank < plan->families)
-            plan->first[rank + 1]++;
-    }
     for (Py_ssize_t rank = 0; rank < plan->families; rank++)
-        plan->first[rank + 1] += plan->first[rank];
+        plan->first[rank + 2] += plan->first[rank + 1];
     for (uint32_t i = 0; i < plan->names.count; i++) {
         uint32_t rank = rank_of_record(plan, i);
         if (rank < plan->families)
-            plan->order[plan->first[rank]++] = i;
+            plan->order[plan->first[rank + 1]++] = i;
     }
-    for (Py_ssize_t rank = plan->families; rank > 0; rank--)
-        plan->first[rank] = plan->first[rank - 1];
-    plan->first[0] = 0;
 }
 
 /* Write a line of a series up to its value. */
@@ -346,8 +339,10 @@ measure(Plan *plan)
     for (Py_ssize_t rank = 0; rank < plan->families; rank++)
         plan->longest += plan->heads[rank].size;
     for (uint32_t i = 0; i < plan->names.count; i++) {
-        if (rank_of_record(plan, i) >= plan->families)
+        uint32_t rank = rank_of_record(plan, i);
+        if (rank >= plan->families)
             continue;
+        plan->first[rank + 2]++;
         const Record *record = &plan->names.record[i];
         const Lines *lines = &plan->lines[group_of[i]];
         if (!has_lines(plan, record, lines))

@@ -72,11 +72,6 @@ static int
 is_utf8(const unsigned char *p, const unsigned char *end)
 {
     while (p < end) {
-        uint64_t word;
-        if (end - p >= (ptrdiff_t)sizeof word && (memcpy(&word, p, sizeof word), word & 0x8080808080808080u) == 0) {
-            p += sizeof word; /* all ASCII */
-            continue;
-        }
         unsigned char c = *p++;
         if (c < 0x80)
             continue;
@@ -100,6 +95,17 @@ has_place(const Names *names, const Record *record)
     return record->key <= heap && record->length <= heap - record->key;
 }
 
+/* A byte repeated eight times, by multiplication. */
+#define EACH_BYTE 0x0101010101010101u
+
+/* The highest bit of each byte that is 0. */
+static inline uint64_t
+nuls_in(uint64_t word)
+{
+    const uint64_t low = EACH_BYTE * 0x7F;
+    return ~(((word & low) + low) | word | low);
+}
+
 /* Whether a shown record is valid: its key has category, metric and pairs; its kind is known. */
 static int
 is_sound(const Names *names, const Record *record)
@@ -107,10 +113,16 @@ is_sound(const Names *names, const Record *record)
     if (!has_place(names, record) || record->kind < KIND_COUNTER)
         return 0;
     Key key = key_of(names, record);
-    int parts = 0;
-    for (Key left = key; has_part(&left); parts++)
-        next_part(&left);
-    return parts > 0 && parts % 2 == 0 && is_utf8(key.at, key.end);
+    uint64_t word, nuls = 0, all = 0, last = EACH_BYTE;
+    const unsigned char *p = key.at;
+    for (; key.end - p >= (ptrdiff_t)sizeof word; p += sizeof word) {
+        memcpy(&word, p, sizeof word);
+        nuls ^= nuls_in(word);
+        all |= word;
+    }
+    memcpy(&last, p, (size_t)(key.end - p));
+    int has_pairs = __builtin_popcountll(nuls ^ nuls_in(last)) % 2 == 1;
+    return has_pairs && (((all | last) & EACH_BYTE * 0x80) == 0 || is_utf8(key.at, key.end));
 }
 
 /* A hash table of numbers of entries; the code that searches compares the entries. */
@@ -187,9 +199,6 @@ typedef struct {
     uint32_t has_empty;  /* whether a label of one of its series has an empty value */
 } Group;
 
-/* Label names that are compared without a search for their ends. */
-#define MOST_KNOWN 16
-
 typedef struct {
     const Names *names;
     Part apart;          /* a category whose series are in no group */
@@ -199,9 +208,6 @@ typedef struct {
     Table table;
     uint32_t last;       /* the group of the last record that is in a group, which its neighbor is likely to be in */
     Part category, metric; /* of that record */
-    uint32_t known;      /* the label names that were compared last, and each of them; 0: none, or too many */
-    uint32_t known_count;
-    Part known_names[MOST_KNOWN];
     Key *label_sets;     /* for each choice of label names: the labels of one series that has them */
     uint32_t label_room;
     Table label_table;
@@ -227,36 +233,14 @@ static inline int
 same_label_names(Key a, Key b, uint32_t *has_empty)
 {
     while (has_part(&a) && has_part(&b)) {
-        if (!same_part(next_part(&a), next_part(&b)))
+        Part name = next_part(&a); /* a NUL follows, for each name has a value */
+        if (b.end - b.at <= (ptrdiff_t)name.size || memcmp(b.at, name.text, name.size + 1))
             return 0;
+        b.at += name.size + 1;
         next_part(&a);
         *has_empty |= next_part(&b).size == 0;
     }
     return !has_part(&a) && !has_part(&b);
-}
-
-/* Whether the rest of a key has the label names of a number; also records whether one of its values is empty. */
-static int
-has_label_names(Grouping *self, uint32_t labels, Key key, uint32_t *has_empty)
-{
-    if (self->known != labels) {
-        Key names = self->label_sets[labels - 1];
-        self->known = 0;
-        for (self->known_count = 0; has_part(&names); next_part(&names)) {
-            if (self->known_count == MOST_KNOWN)
-                return same_label_names(self->label_sets[labels - 1], key, has_empty);
-            self->known_names[self->known_count++] = next_part(&names);
-        }
-        self->known = labels;
-    }
-    for (uint32_t i = 0; i < self->known_count; i++) {
-        Part name = self->known_names[i];
-        if (key.end - key.at <= (ptrdiff_t)name.size || memcmp(key.at, name.text, name.size) || key.at[name.size])
-            return 0;
-        key.at += name.size + 1;
-        *has_empty |= next_part(&key).size == 0;
-    }
-    return !has_part(&key);
 }
 
 /* Return the number + 1 of the label names in the rest of a key; 0 without memory. Also records an empty value. */
@@ -350,7 +334,7 @@ group_record(Grouping *self, uint32_t number)
         return 0;
     Group *group = &self->groups[found];
     int is_known = group->labels != 0 && group->labels != MIXED
-                   && has_label_names(self, group->labels, key, &group->has_empty);
+                   && same_label_names(self->label_sets[group->labels - 1], key, &group->has_empty);
     uint32_t labels = is_known ? group->labels : number_of_labels(self, key, &group->has_empty);
     if (labels == 0)
         return -1;
