@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _imp
 import atexit
-import enum
 import os
 import sys
 import weakref
@@ -19,8 +18,8 @@ from typing import Any, Protocol
 from .native import RLock
 
 
-class Stage(enum.IntEnum):
-    """The parts of the package, in the order in which the child of a fork resets them."""
+class Stage:
+    """The parts of the package, in the order in which the child of a fork resets them; an enum takes long to make."""
 
     CELLS = 1  # of the pure core; those of the C core are told by pthread_atfork
     LOCKS = 2  # replaced by new ones without descriptors, because the threads that held them are gone
@@ -44,7 +43,7 @@ class ForkAware(Protocol):
 
 
 #: The stage of each part, as long as it exists.
-_parts: dict[weakref.ref[ForkAware], Stage] = {}
+_parts: dict[weakref.ref[ForkAware], int] = {}
 
 #: Called before a fork, while no part is paused.
 _preparations: list[Callable[[], None]] = []
@@ -61,7 +60,7 @@ known_pid = os.getpid()
 _exit_arranged = False
 
 
-def take_part(stage: Stage, part: ForkAware) -> None:
+def take_part(stage: int, part: ForkAware) -> None:
     """Tell a part of every fork and of the exit, as long as it exists; at exit later stages leave first."""
     _parts[weakref.ref(part, _parts.pop)] = stage
 

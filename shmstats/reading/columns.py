@@ -125,4 +125,4 @@ class Columns(ReservedPages):
 
 def saturated(value: int) -> int:
     """Return the nearest integer of 64 bits."""
-    return min(max(value, INT64_MIN), INT64_MAX)
+    return value if INT64_MIN <= value <= INT64_MAX else min(max(value, INT64_MIN), INT64_MAX)
