@@ -144,9 +144,6 @@ def pid_namespace() -> int:
         return 0
 
 
-#: Slots in one page.
-_A_PAGE = PAGE // WORKER.size
-
 #: Workers that a newly attaching one checks: each check is a question to the kernel.
 _LOOKED_AT = 8
 
@@ -200,10 +197,7 @@ class WorkerTable:
     def _living(self, workers: Iterable[Worker]) -> list[Worker]:
         """Return those of some workers whose processes live."""
         found = list(workers)
-        own = os.getpid()
-        held = self._locks.held(
-            [FIRST_SLOT + worker.slot for worker in found if worker.pid != own or worker.slot not in self._locks.slots]
-        )
+        held = self._locks.held([FIRST_SLOT + worker.slot for worker in found])
         return [
             worker
             for worker in found
@@ -258,8 +252,7 @@ class WorkerTable:
             attached=time.monotonic_ns(),
             held=0,
         )
-        if slot - slot % _A_PAGE >= self._used:  # else an earlier slot is in the same page
-            self._locks.reserve(self._offset(slot), WORKER.size)
+        self._locks.reserve(self._offset(slot), WORKER.size)
         self._write(worker)
         return worker
 
