@@ -6,7 +6,6 @@ operations go is decided in `shmstats.configured`. One class, however large: eac
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, overload
@@ -49,10 +48,6 @@ class Registry(States):
 
     The first use finds the configuration and attaches the block; `init` does both at once.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        _registries.add(self)
 
     def __reduce__(self) -> str:
         if self is not stats:
@@ -493,8 +488,6 @@ class Registry(States):
         check_provider(provider)
         self._add(provider)
 
-
-_registries: weakref.WeakSet[Registry] = weakref.WeakSet()
 
 stats = Registry()
 """The default registry."""

@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -169,6 +170,16 @@ def _modules_replaced_by(modules: dict[str, ModuleType]) -> dict[str, ModuleType
     return before
 
 
+#: The registries of earlier tests.
+_left: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _registries_of(registry: ModuleType) -> list[Any]:
+    """Return the registries that the package has told of forks and the exit, as long as they exist."""
+    parts = importlib.import_module("shmstats.lifecycle")._told("leave")
+    return [part for part in parts if isinstance(part, registry.Registry)]
+
+
 @pytest.fixture
 def shmstats(core: str, configure: object) -> Iterator[ModuleType]:
     """The package over the core of this run, with a new default registry; attached blocks are left at the end."""
@@ -184,10 +195,11 @@ def shmstats(core: str, configure: object) -> Iterator[ModuleType]:
     try:
         yield package
     finally:
-        for each in list(registry._registries):
-            each.leave()
         # Registries of earlier tests may never be collected: the garbage collector skips frozen objects.
-        registry._registries.clear()
+        for each in _registries_of(registry):
+            if each not in _left:
+                each.leave()
+                _left.add(each)
         used = _modules_replaced_by(before)
         _packages[core] = {name: module for name, module in used.items() if not name.startswith(_USERS_OF_REGISTRY)}
 

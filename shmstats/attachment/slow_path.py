@@ -32,8 +32,6 @@ _KINDS = {Counter: Kind.COUNTER, Gauge: Kind.GAUGE, Histogram: Kind.HISTOGRAM}
 #: Signature of the merged value of all dead workers, in the shared row. No worker has it: its pid would be 0.
 _DEAD = 1
 
-__all__ = ["OWN", "SharedProvider"]
-
 
 class SharedProvider(Reads, Changes):
     """The shared block as a provider of a registry: the counting calls. Its bases attach, read and change."""

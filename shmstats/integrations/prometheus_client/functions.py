@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from ...attachment.asking import ask_all
-from ...attachment.slow_path import OWN, SharedProvider
+from ...attachment.own_metrics import OWN
+from ...attachment.slow_path import SharedProvider
 from ...block.keys import encode_key
 from ...core import Gauge
 from ...hashing import blake2b
