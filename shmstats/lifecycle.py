@@ -134,6 +134,14 @@ def is_importing() -> bool:
     return bool(_forking._is_owned())  # type: ignore[attr-defined]
 
 
+def is_forking() -> bool:
+    """Tell whether another thread forks, or is inside of `no_fork`."""
+    if not _forking.acquire(blocking=False):
+        return True
+    _forking.release()
+    return False
+
+
 def before() -> None:
     """Prepare the fork, and pause the background threads. A thread that takes long is not waited for."""
     for prepare in _preparations:

@@ -80,6 +80,7 @@ class Attachment:
         self._declared = {} if declared is None else declared
         self._direct = True
         self._no_thread_until = 0.0
+        self._can_save = not settings.stats.persist
         self._answers: dict[str, Callable[[], Any]] = {"stacks": _stacks, "memory": _memory}
         lifecycle.take_part(lifecycle.Stage.BLOCKS, self)
 
@@ -192,8 +193,8 @@ class Attachment:
 
     def _look(self, saver: Saver) -> None:
         """Check whether this still is the block of the directory, and who saves it."""
-        if self._settings.stats.persist:
-            import_to_save()
+        if not self._can_save:
+            self._can_save = import_to_save()
         if not saver.is_superseded():
             block, agent = self._block, self._agent
             if block is not None and agent is not None:

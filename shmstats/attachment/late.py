@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 from contextlib import suppress
-from functools import cache
 
 from .. import lifecycle
 from ..block import BlockError
@@ -49,15 +48,27 @@ def import_as_root() -> None:
         guard.leave()
 
 
-@cache
-def import_to_save() -> None:
+def import_to_save() -> bool:
     """Import what saving takes while the files are those of this process: later an upgrade may have replaced them.
 
-    Each process may become the last one, which saves.
+    Each process may become the last one, which saves. A fork is not waited for, because it may wait for the thread that
+    calls this.
+
+    Returns:
+        Whether that was tried: a later call may do it.
     """
-    with suppress(BlockError):  # a save meets it again, and says so
-        late("shmstats.reading.reader")
-        late("shmstats.snapshot.store")
+    guard = guards.current
+    if not guard.lock.acquire(blocking=False):
+        return False
+    try:
+        if lifecycle.is_forking():
+            return False
+        with suppress(BlockError):  # a save meets it again, and says so
+            late("shmstats.reading.reader")
+            late("shmstats.snapshot.store")
+        return True
+    finally:
+        guard.leave()
 
 
 def _import_all() -> None:

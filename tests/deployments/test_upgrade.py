@@ -105,12 +105,11 @@ import sys, time
 sys.path.insert(0, sys.argv[1])
 import shmstats
 from shmstats import stats
-from shmstats.attachment.late import import_to_save
 
 assert shmstats.__file__.startswith(sys.argv[1])
 stats.incr("shop", "visits")
 end = time.monotonic() + 20
-while not import_to_save.cache_info().currsize and time.monotonic() < end:
+while not stats.shared._can_save and time.monotonic() < end:
     time.sleep(0.01)
 print(flush=True)
 input()
@@ -141,3 +140,30 @@ def test_processes_whose_package_is_replaced_count_read_and_save_at_their_end(
         process.finish(quiet=False)
         assert "Traceback" not in process.stderr
     assert load(data / "stats" / "simple.json").value_of("shop", "visits") == 4
+
+
+def test_a_fork_does_not_wait_for_a_background_thread_that_wants_to_import(python: PythonRunner) -> None:
+    said = python.run(
+        """
+        import os, threading
+        from shmstats import lifecycle
+        from shmstats.attachment.late import import_to_save
+
+        class Background:
+            def pause(self):
+                thread = threading.Thread(target=lambda: said.append(import_to_save()))
+                thread.start()
+                thread.join(20)
+
+            def forget(self):
+                pass
+
+        background, said = Background(), []
+        lifecycle.take_part(lifecycle.Stage.AGENTS, background)
+        if not os.fork():
+            os._exit(0)
+        os.wait()
+        print(said, import_to_save())
+        """
+    )
+    assert said == "[False] True\n"
