@@ -65,7 +65,7 @@ class Worker(NamedTuple):
 
     @property
     def shown(self) -> bool:
-        """Whether /proc shows the process; only `WorkerTable.lives` is certain."""
+        """Whether /proc shows the process; only `WorkerTable.live` is certain."""
         try:
             return start_time(self.pid) == self.start_time
         except OSError:
@@ -183,10 +183,6 @@ class WorkerTable:
     def anyone(self) -> bool:
         """Tell whether the process of any worker lives: one question to the kernel, however many there are."""
         return self._locks.slots_held() or bool(self.live())
-
-    def lives(self, worker: Worker) -> bool:
-        """Tell whether a worker's process lives and still has its slot."""
-        return self._read(worker.slot) in self._living([worker])
 
     def is_live(self, word: int) -> bool:
         """Tell whether the owner of a cell's lock lives, by the lock word."""

@@ -25,7 +25,7 @@ def test_a_worker_is_identified_as_its_process(attach: Any, shmstats: ModuleType
     assert worker == block.worker
     assert (worker.slot, worker.row, worker.pid) == (0, 1, os.getpid())
     assert worker.start_time == shmstats.block.workers.start_time(os.getpid())
-    assert block.workers.lives(worker)
+    assert worker in block.workers.live()
 
 
 def test_the_lowest_free_row_is_taken(attach: Any) -> None:

@@ -224,7 +224,7 @@ def test_no_live_worker_is_taken_for_dead_while_others_come_and_go(python: Pytho
         for line in sys.stdin:
             stats.incr("c", "m")
             worker = next(each for each in block.reader.workers if each.slot == block.worker.slot)
-            print(worker.pid == os.getpid() and block.workers.lives(worker), flush=True)
+            print(worker.pid == os.getpid() and worker in block.workers.live(), flush=True)
     """
     stays = [python.start(code) for _ in range(3)]
     slots = {child.hear() for child in stays}
