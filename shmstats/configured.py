@@ -181,7 +181,7 @@ class Configured(HandleKeeper):
         self._leave_when_dropped.detach()
         if settings.stats.enabled:
             shared = SharedProvider(settings, self._registrar, self._declared, former.shared)
-            shared.direct = not others
+            shared.count_directly(not others)
             self._leave_when_dropped = weakref.finalize(self, shared.close)
             self._leave_when_dropped.atexit = False
         if former.shared is not None:
@@ -210,7 +210,7 @@ class Configured(HandleKeeper):
             shared, others = self._fan_out.shared, (*self._fan_out.others, guarded)
             self._fan_out = FanOut(shared, others)
             if shared is not None:
-                shared.direct = False
+                shared.count_directly(False)
 
     def _report(self, metric: str) -> None:
         """Count an event of a further provider."""

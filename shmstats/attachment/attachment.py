@@ -84,13 +84,8 @@ class Attachment:
         self._answers: dict[str, Callable[[], Any]] = {"stacks": _stacks, "memory": _memory}
         lifecycle.take_part(lifecycle.Stage.BLOCKS, self)
 
-    @property
-    def direct(self) -> bool:
-        """Whether bound handles count at once; otherwise every operation goes to the recorder."""
-        return self._direct
-
-    @direct.setter
-    def direct(self, direct: bool) -> None:
+    def count_directly(self, direct: bool) -> None:
+        """Let bound handles count at once; otherwise every operation goes to the recorder."""
         self._direct = direct
         self._direct_cells()
 
