@@ -107,10 +107,10 @@ class HistoryRecorder:
         Raises:
             OSError: the ring cannot be written.
         """
-        if self._ring is None or not self._ring.is_current():
+        second = now // 10**9
+        if self._ring is None or not self._ring.is_current() or second < self._last:  # the clock was set back
             self._open()
         assert self._ring is not None
-        second = now // 10**9
         if second == self._last:
             return
         workers = reader.workers.live()

@@ -173,6 +173,8 @@ class Tracks:
             if known is None or (known.kind, known.bounds, known.unit) != (track.kind, track.bounds, track.unit):
                 self.tracks.pop(track.key, None)
                 self._add(track._replace(since=now), present)
+            elif known.since > now:  # made while the clock was wrong
+                self.tracks[track.key] = known._replace(since=now)
         if self._names:
             known_names = {(name.category, name.metric, name.labels) for name in self._names}
             self.born = [self.tracks[key] for key in present if key in self.tracks and key not in known_names]

@@ -149,6 +149,15 @@ def test_a_pause_of_the_recorder_is_a_gap_and_not_a_peak(site: Site, tmp_path: P
     assert [value for value in values(found, "app.logins", "rate") if value is not None] == [1, 2]
 
 
+def test_a_clock_that_was_in_the_future_for_once_does_not_hide_the_history_afterwards(
+    site: Site, tmp_path: Path
+) -> None:
+    names = [COUNTER]  # the same list, as in a process whose names do not change
+    for second, count in ((10**7, 0), (10**7 + 1, 1), (0, 3), (1, 5), (2, 9)):
+        site.at(NOW + second, names, count)
+    assert values(past(tmp_path, NOW, NOW + 3), "app.logins", "rate") == [None, 2, 4, None]
+
+
 def test_the_overview_sums_all_requests_by_class_with_their_times(site: Site, tmp_path: Path) -> None:
     def labels(route: str, status: str) -> tuple[tuple[str, str], ...]:
         return (("method", "GET"), ("route", route), ("status", status))
