@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from ..frozen import NamedTuple
-from ..layout import PAGE
 from ..proc import ProcessUse, there_is_proc
 from .errors import BlockError
 from .layout import FIRST_SLOT, HEADER, WORKER, WORKER_SLOTS, Layout
@@ -65,11 +64,12 @@ class Worker(NamedTuple):
 
     @property
     def shown(self) -> bool:
-        """Whether /proc shows the process; only `WorkerTable.live` is certain."""
+        """Whether /proc shows the process, or cannot be read now; only `WorkerTable.live` is certain."""
         try:
-            return start_time(self.pid) == self.start_time
-        except OSError:
-            return True
+            state, started = _state_and_start(str(self.pid))
+        except OSError as error:
+            return not isinstance(error, (FileNotFoundError, ProcessLookupError))
+        return state not in _ENDED and started == self.start_time
 
 
 _ENDED = (b"Z", b"X")
@@ -78,21 +78,8 @@ _ENDED = (b"Z", b"X")
 _CLOCKS = 1.0
 
 
-def start_time(pid: int) -> int | None:
-    """Return when a process was started, in clock ticks since boot; None if there is none, or a zombie.
-
-    Raises:
-        OSError: it cannot be determined now.
-    """
-    try:
-        state, started = _state_and_start(str(pid))
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if state in _ENDED else started
-
-
 def own_start_time() -> int:
-    """Return when this process was started, as `start_time` does; 0 if unknown."""
+    """Return when this process was started, in clock ticks since boot; 0 if unknown."""
     try:
         return _state_and_start("self")[1]
     except OSError:
@@ -105,11 +92,8 @@ def _state_and_start(pid: str) -> tuple[bytes, int]:
     Raises:
         OSError: there is no such process, /proc does not show it (hidepid), or no descriptor is left.
     """
-    descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)  # faster than a file object
-    try:
-        fields = os.read(descriptor, PAGE).rpartition(b")")[2].split()
-    finally:
-        os.close(descriptor)
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
     return fields[0], int(fields[19])
 
 

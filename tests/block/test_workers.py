@@ -24,7 +24,7 @@ def test_a_worker_is_identified_as_its_process(attach: Any, shmstats: ModuleType
     (worker,) = block.reader.workers
     assert worker == block.worker
     assert (worker.slot, worker.row, worker.pid) == (0, 1, os.getpid())
-    assert worker.start_time == shmstats.block.workers.start_time(os.getpid())
+    assert worker.start_time == shmstats.block.workers.own_start_time()
     assert worker in block.workers.live()
 
 
@@ -125,20 +125,20 @@ def test_slots_that_were_never_used_are_not_read(attach: Any) -> None:
 def test_the_start_time_is_found_if_a_command_name_has_spaces_and_brackets(shmstats: ModuleType, python: Any) -> None:
     code = """
         from pathlib import Path
-        from shmstats.block.workers import start_time
-        import os
-        before = start_time(os.getpid())
+        from shmstats.block.workers import own_start_time
+        before = own_start_time()
         Path("/proc/self/comm").write_text(") R 1 (x")
-        assert start_time(os.getpid()) == before
+        assert own_start_time() == before > 0
         assert "x" in Path("/proc/self/stat").read_text()
     """
     python.run(code)
 
 
-def test_a_missing_process_has_no_start_time(shmstats: ModuleType) -> None:
-    start_time = shmstats.block.workers.start_time
-    assert start_time(2**22 + 1) is None
-    assert start_time(os.getpid()) == start_time(os.getpid())
+def test_only_the_process_that_took_the_slot_is_shown(attach: Any) -> None:
+    worker = attach().worker
+    assert worker.shown
+    assert not worker._replace(pid=2**22 + 1).shown
+    assert not worker._replace(start_time=worker.start_time + 1).shown
 
 
 def test_more_processes_than_slots_are_refused(
