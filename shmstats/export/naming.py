@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
+from copy import copy
 from enum import Enum
 
 from shmstats._version import __version__
@@ -185,6 +186,12 @@ class Namer:
         self._label_names: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._taken: set[tuple[ExposedFamily, Labels]] = set()
         self.figures = {metric: self._figure(figure) for metric, figure in FIGURES.items()}
+
+    def copy(self) -> Namer:
+        """Return another one that goes on from here."""
+        other = copy(self)
+        other.__dict__.update({key: copy(value) for key, value in vars(self).items() if isinstance(value, dict | set)})
+        return other
 
     def add(self, name: Name) -> ExposedSeries:
         """Return the place of the next name; names must come in the order of their registration."""

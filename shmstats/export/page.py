@@ -19,6 +19,7 @@ from shmstats.export.naming import FIGURES, ExposedFamily, ExposedSeries, Namer,
 from shmstats.export.view import View
 from shmstats.frozen import NamedTuple
 from shmstats.once import lazy_property
+from shmstats.reading.totals import BlockNames
 from shmstats.series import FOREIGN, Distribution, Exemplar, Kind, Labels, Name, Snapshot
 
 
@@ -71,14 +72,16 @@ class Page(PagePart):
         self._names, self._namer = snapshot.names, namer
         self._figures = (*snapshot.system, *snapshot.health)
         names = list(snapshot.names)
+        # Combined gauges are behind all others, also behind those that are added later.
+        count = len(names) - (len(self._names.combined) if isinstance(self._names, BlockNames) else 0)
+        self._listed, known = names[:count], 0
         self._own: list[Member] = []
-        known = 0
-        if former is not None and names[: len(former._names)] == list(former._names):
-            self._namer, self._own, known = former._namer, [*former._own], len(former._names)
-        for i, name in enumerate(names[known:], known):
-            if name.category != FOREIGN:
-                self._own.append(Member._make((i, self._namer.add(name), name)))
-        super().__init__([*self._own, *figure_members(self._namer, self._figures, len(names))])
+        if former is not None and self._listed[: len(former._listed)] == former._listed:
+            self._namer, self._own, known = former._namer, [*former._own], len(former._listed)
+        self._own += _members(self._namer, self._listed[known:], known)
+        namer = self._namer.copy()
+        others = _members(namer, names[count:], count)
+        super().__init__([*self._own, *others, *figure_members(namer, self._figures, len(names))])
         self._timestamps = [i for i, name in enumerate(names) if name.kind is Kind.TIMESTAMP]
         self.made: dict[Any, Any] = {}
 
@@ -96,6 +99,13 @@ class Page(PagePart):
         for i in self._timestamps:
             values[i] /= 1_000_000
         return values
+
+
+def _members(namer: Namer, names: Iterable[Name], first: int) -> Iterator[Member]:
+    """Give the members for the next names, without those of other libraries, with their positions from the first on."""
+    for position, name in enumerate(names, first):
+        if name.category != FOREIGN:
+            yield Member._make((position, namer.add(name), name))
 
 
 def figure_members(namer: Namer, figures: Iterable[str], first: int) -> Iterator[Member]:

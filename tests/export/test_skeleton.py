@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from shmstats.core import bulk
 from shmstats.export import FORMATS, Renderer, View
+from shmstats.export.page import Pages
 from shmstats.layout import NAME
 from shmstats.reading import catalog as catalogs
 from shmstats.reading import columns, gauges, reader
@@ -186,3 +187,22 @@ def test_every_format_of_a_block_equals_that_of_its_names_and_values() -> None:
         for name, form in FORMATS.items():
             assert form.render(read, View()) == form.render(same, View()), name
         stats.close()
+
+
+def test_a_page_that_goes_on_with_new_names_equals_a_new_page() -> None:
+    """Combined gauges are named after all others: here one whose name a counter takes that is added later."""
+    stats, pages = Registry(), Pages()
+    with tempfile.TemporaryDirectory() as data:
+        stats.init({"path": {"data": data}, "stats": {"persist": False}})
+        stats.declare("a", "hits_total", kind="gauge", mode="max")
+        stats.gauge("a", "hits_total", 7)
+        found = []
+        for metric in ("other", "hits", "hits-total", "last"):
+            stats.incr("a", metric, labels={"at": metric})
+            snapshot = stats.read()
+            page, new = (each.of(snapshot, View(), "underscores") for each in (pages, Pages()))
+            found.append([(each.position, each.series.family.name, each.series.labels) for each in page.members])
+            assert found[-1] == [(each.position, each.series.family.name, each.series.labels) for each in new.members]
+        stats.close()
+    assert [name for _, name, _ in found[0]][-1] == "hits_total"
+    assert [name for _, name, _ in found[1]][-1] == "hits_total_value"
