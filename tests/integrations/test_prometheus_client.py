@@ -604,6 +604,29 @@ def test_a_registry_can_be_restricted_and_have_custom_collectors(program: Progra
 
 
 @only_the_c_core
+def test_a_collector_of_the_application_may_read_metrics_without_taking_them_from_the_page(program: Program) -> None:
+    program("""
+        from prometheus_client.core import GaugeMetricFamily
+        class Derived:
+            def collect(self):
+                (metric,) = counter.collect()
+                yield GaugeMetricFamily("doubled", "Of a metric.", value=2 * metric.samples[0].value)
+                alike = GaugeMetricFamily("alike", "Named as a metric.", labels=["by"])
+                alike.add_metric(["collector"], 1)
+                yield alike
+        counter = Counter("used", "U.", registry=None)
+        gauge = Gauge("alike", "A.", registry=None, multiprocess_mode="max")
+        counter.inc(2), gauge.set(3)
+        parts = [Derived(), counter, gauge]
+        for order in (parts, parts[::-1]):
+            registry = pc.CollectorRegistry()
+            for part in order:
+                registry.register(part)
+            assert scrape(registry) == {"doubled": 4, "alike,by=collector": 1, "used_total": 2, "alike": 3}
+    """)
+
+
+@only_the_c_core
 def test_a_metric_is_shown_by_the_registries_that_it_is_registered_in(program: Program) -> None:
     program("""
         mine = CollectorRegistry()

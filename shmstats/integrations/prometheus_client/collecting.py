@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import REGISTRY, CollectorRegistry
 
 from . import asking
-from .family import ClientFamily, labels_of, name_of
+from .family import EXPOSED_SUFFIXES, ClientFamily, labels_of, name_of
 from .internals import OF_ONE_PROCESS, multiprocess, original, put, registry
 from .samples import SAMPLES, Line, Reading
 from .storage import MetricStore
@@ -79,7 +79,7 @@ class Scrape:
                 _scrape.reset(token)
             if metric is None:
                 return
-            self._shown.add(metric.name)
+            self._shown.update(metric.name + suffix for suffix in ("", *EXPOSED_SUFFIXES.get(metric.type, ())))
             yield metric
 
     def rest(self) -> Iterator[Metric]:
@@ -88,7 +88,7 @@ class Scrape:
             return
         for family, lines in self.reading.families.values():
             if family.default and not self._store.knows(family) and self._store.is_current(family):
-                yield from self.show(family, lines)
+                yield from self.show_once(family, lines)
 
     def beside(self) -> Iterator[Metric]:
         """Give what a restricted registry does not find by the requested names.
@@ -98,7 +98,8 @@ class Scrape:
         assert self.registry is not None
         for collector in list(self.registry._collector_to_names):
             own = _family_of(collector)
-            if is_collector_of_all(collector) or (own is not None and own.key in self.reading.families):
+            found = self.reading.families.get(own.key) if own is not None else None
+            if is_collector_of_all(collector) or (found is not None and not self.has_shown(found[0])):
                 yield from collector.collect()
         yield from self.rest()
 
@@ -106,14 +107,17 @@ class Scrape:
         """Tell whether a name of a family is already on the page."""
         return bool(self._shown & family.exposed)
 
-    def show(self, family: ClientFamily, lines: list[Line]) -> Iterator[Metric]:
-        """Give a family as a metric of prometheus_client; nothing if one of its names is already on the page.
+    def show_once(self, family: ClientFamily, lines: list[Line]) -> Iterator[Metric]:
+        """Give a family as `show` does, unless one of its names is already on the page."""
+        if not self.has_shown(family):
+            self._shown |= family.exposed
+            yield from self.show(family, lines)
 
-        Also nothing if that fails, which is logged and counted.
+    def show(self, family: ClientFamily, lines: list[Line]) -> Iterator[Metric]:
+        """Give a family as a metric of prometheus_client; nothing if that fails, which is logged and counted.
+
+        It need not get onto the page: a collector of the application may use it for something else.
         """
-        if self.has_shown(family):
-            return
-        self._shown |= family.exposed
         try:
             metric = Metric(family.name, family.help, family.type, family.unit)
             metric.samples = [
@@ -166,7 +170,7 @@ def collect_all(store: MetricStore, collector: object) -> Iterator[Metric]:
                 f"prometheus_client's metric {family.name!r} is in several registries of the application: a"
                 " collector of all metrics shows the first of them only"
             )
-        yield from scrape.show(family, lines)
+        yield from scrape.show_once(family, lines)
 
 
 def collect_one(metric: Any) -> list[Metric]:
