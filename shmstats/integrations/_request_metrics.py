@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any
 
 from .. import registry as registries
+from ..once import lazy_property
 
 
 def made(
@@ -61,7 +62,6 @@ class RequestMetrics:
     ) -> None:
         self._made = partial(made, category)
         self._labelnames = tuple(labelnames)
-        self._websockets: tuple[Any, Any] | None = None
         names = ("method", "route", *labelnames)
         took = "Time from a request's arrival to the end of its response, in seconds."
         size = "Size of the bodies of {}, in bytes."
@@ -99,12 +99,11 @@ class RequestMetrics:
         """Count an exception by its type."""
         self._exceptions.labels(route, kind).incr()
 
+    @lazy_property
     def websockets(self) -> tuple[Any, Any]:
-        """Return the counter of closed websockets, and the gauge of open ones, which are declared on first use."""
-        if self._websockets is None:
-            names = ("route", "status", *self._labelnames)
-            self._websockets = (
-                self._made("counter", "http_websockets", "Websockets that were closed.", names),
-                self._made("gauge", "http_websockets_in_progress", "Websockets that are open.", mode="livesum"),
-            )
-        return self._websockets
+        """The counter of closed websockets, and the gauge of open ones, which are declared on first use."""
+        names = ("route", "status", *self._labelnames)
+        return (
+            self._made("counter", "http_websockets", "Websockets that were closed.", names),
+            self._made("gauge", "http_websockets_in_progress", "Websockets that are open.", mode="livesum"),
+        )

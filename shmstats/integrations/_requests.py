@@ -17,7 +17,7 @@ from .. import registry as registries
 from ..block.keys import check_text
 from ..checks import RESERVED, check_buckets, check_label_names, label_value
 from ..frozen import NamedTuple
-from ..once import Failures
+from ..once import Failures, lazy_property
 from ._request_metrics import RequestMetrics
 from ._serving import Serving
 
@@ -85,8 +85,6 @@ class RequestRecorder:
         buckets: upper bounds of the latency histogram in ms; None for exponential ones.
 
     Attributes:
-        enter: must be called when a request comes in.
-        leave: undoes `enter`; `finish` does it too.
         tell: logs a failure, once.
         serving: shows the requests being served.
         paths: paths that are not recorded.
@@ -117,9 +115,6 @@ class RequestRecorder:
         self._buckets = None if buckets is None else check_buckets(buckets)
         self.serving = Serving()
         self.paths, self.prefixes = _split_excluded(exclude)
-        self.enter: Callable[[], None] = self._first_enter
-        self.leave: Callable[[], None] = _nothing
-        self._metrics: RequestMetrics | None = None
         self.tell = Failures().tell
         self.series: dict[tuple[str, str, Any, tuple[str, ...]], tuple[Callable[..., None], ...]] = {}
         self._without_route = 0
@@ -172,7 +167,7 @@ class RequestRecorder:
         """Count an exception that the application did not handle, by its type."""
         try:
             if not self._is_excluded(route):
-                self._prepare().count_exception(route, _type_name(error))
+                self._metrics.count_exception(route, _type_name(error))
         except Exception as failure:
             self.tell("an exception was not counted", failure)
 
@@ -180,7 +175,7 @@ class RequestRecorder:
         """Count a request or a websocket as in progress, and show it; returns the argument for ``serving.end``."""
         try:
             if is_websocket:
-                self._prepare().websockets()[1].incr()
+                self._metrics.websockets[1].incr()
             else:
                 self.enter()
         except Exception as error:
@@ -190,7 +185,7 @@ class RequestRecorder:
     def finish_websocket(self, route: str, status: str | int, labels: tuple[str, ...]) -> None:
         """Record a closed websocket, with the status of the answer to its handshake."""
         try:
-            closed, are_open = self._prepare().websockets()
+            closed, are_open = self._metrics.websockets
             are_open.decr()
             if not self._is_excluded(route):
                 closed.labels(route, status_label(status), *labels).incr()
@@ -222,15 +217,19 @@ class RequestRecorder:
 
     # The first request ------------------------------------------------------------------------
 
-    def _first_enter(self) -> None:
-        self._prepare()
-        self.enter()
+    @lazy_property
+    def _metrics(self) -> RequestMetrics:
+        return RequestMetrics(self._category, self._labelnames, self._buckets)
 
-    def _prepare(self) -> RequestMetrics:
-        if self._metrics is None:
-            self._metrics = RequestMetrics(self._category, self._labelnames, self._buckets)
-            self.enter, self.leave = self._metrics.in_progress.incr, self._metrics.in_progress.decr
-        return self._metrics
+    @lazy_property
+    def enter(self) -> Callable[[], None]:
+        """Must be called when a request comes in."""
+        return self._metrics.in_progress.incr  # type: ignore[no-any-return]
+
+    @lazy_property
+    def leave(self) -> Callable[[], None]:
+        """Undoes `enter`; `finish` does it too."""
+        return self._metrics.in_progress.decr  # type: ignore[no-any-return]
 
     def _find_series(
         self, method: str, route: str, status: str | int | Cut, labels: tuple[str, ...]
@@ -240,7 +239,7 @@ class RequestRecorder:
         if not self._is_excluded(route):
             text = status_label(status)
             failed = isinstance(status, Cut) or text >= "400"
-            series = self._prepare().series(text, failed, (method, route, *labels))
+            series = self._metrics.series(text, failed, (method, route, *labels))
             if route != UNMATCHED:
                 self._knows_routes = True
             elif not failed and not self._knows_routes and self._without_route < _WITHOUT_ROUTE:
@@ -292,6 +291,9 @@ class Middleware(Generic[_Application, _Request]):
         ValueError: an argument is not allowed.
     """
 
+    #: Finds the route that a framework has left; "" for none.
+    _find_route: Callable[..., str]
+
     def __init__(
         self,
         app: _Application,
@@ -313,6 +315,20 @@ class Middleware(Generic[_Application, _Request]):
         )
         #: Series of requests whose labels need no function calls, as in `RequestRecorder.series`.
         self.plain_series = self.requests.series if route is None and not self.requests.no_labels else None
+
+    def route_of(self, request: _Request, *clues: Any) -> str:
+        """Return the route of a request.
+
+        Args:
+            request: its environment or scope, as the application has left it.
+            clues: the further arguments of the function in `._routes` for it.
+        """
+        try:
+            route = self._find_route(request, *clues) if self._route is None else self._route(request)
+            return route or UNMATCHED
+        except Exception as error:
+            self.requests.tell("the route of a request could not be determined", error)
+            return UNMATCHED
 
 
 def _check_callable(what: str, value: object) -> None:
@@ -381,7 +397,3 @@ def status_label(status: str | int | Cut) -> str:
 def _type_name(error: BaseException) -> str:
     kind = type(error)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _nothing() -> None:
-    """Do nothing: there is nothing to undo before the first request."""

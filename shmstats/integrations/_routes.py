@@ -7,18 +7,19 @@ and Quart. A route is always text of the application: a template, never a path f
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
-from ._requests import OWN, ROUTE, UNMATCHED
+from ._requests import OWN, ROUTE
 
 Scope = MutableMapping[str, Any]
 
 
-def flask_route(rule: Any) -> str:
-    """Return the route of a URL rule of Flask; `UNMATCHED` for None."""
-    if rule is None:
-        return UNMATCHED
+def route_in_environ(environ: Mapping[str, Any], rule: Any) -> str:
+    """Return the route that is in a WSGI environment, or else that of a URL rule of Flask; "" if there is none."""
+    told = environ.get(ROUTE)
+    if told or rule is None:
+        return str(told or "")
     return OWN if rule.endpoint.startswith("shmstats.") else rule.rule
 
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from time import perf_counter
 from typing import Any
 
-from ._requests import CLIENT_LEFT, RECORDED, UNKNOWN, UNMATCHED, Cut, Middleware, declared_size
+from ._requests import CLIENT_LEFT, RECORDED, SERVER_ERROR, UNKNOWN, Cut, Middleware, declared_size
 from ._routes import FalconRoute, Scope, quart_route, route_in
 
 __all__ = ["FalconRoute", "ShmStatsMiddleware", "quart_route"]
@@ -21,9 +21,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-#: The status that a server answers if it has no response from the application.
-_SERVER_ERROR = 500
 
 #: The method shown for a websocket among the requests being served.
 _WEBSOCKET = "WEBSOCKET"
@@ -41,6 +38,8 @@ class ShmStatsMiddleware(Middleware[Application, Scope]):
     is not counted. A websocket is counted when it is closed. ``lifespan`` is passed on; after its shutdown the process
     leaves the block, because uvicorn ends its workers by a signal, without exit functions.
     """
+
+    _find_route = staticmethod(route_in)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the application, and record the request unless another middleware does."""
@@ -81,22 +80,6 @@ class ShmStatsMiddleware(Middleware[Application, Scope]):
             path = path[len(root) :]
         return self.requests.excludes(path)
 
-    def route_of(self, scope: Scope, path: str, root_path: str) -> str:
-        """Return the route of a request.
-
-        Args:
-            scope: as the application has left it.
-            path: of the scope, before the application ran.
-            root_path: likewise.
-        """
-        try:
-            if self._route is not None:
-                return self._route(scope) or UNMATCHED
-            return route_in(scope, path, root_path) or UNMATCHED
-        except Exception as error:
-            self.requests.tell("the route of a request could not be determined", error)
-            return UNMATCHED
-
 
 class _Call:
     """A call of the application: the common part of a request and a websocket."""
@@ -115,10 +98,6 @@ class _Call:
     def _route(self) -> str:
         route: str = self._middleware.route_of(self._scope, self._path, self._root_path)
         return route
-
-    def _labels(self) -> tuple[str, ...]:
-        labels: tuple[str, ...] = self._middleware.requests.labels_of(self._scope)
-        return labels
 
     def _count_exception(self, error: BaseException) -> None:
         self._middleware.requests.count_exception(self._route(), error)
@@ -170,7 +149,7 @@ class Exchange(_Call):
             self._left = True
             raise
         if self._ending and not self._over:
-            self._finish(CLIENT_LEFT if self._left else self._status or _SERVER_ERROR)
+            self._finish(CLIENT_LEFT if self._left else self._status or SERVER_ERROR)
 
     def end(self) -> None:
         """The application has returned."""
@@ -179,7 +158,7 @@ class Exchange(_Call):
         if self._left:
             self._finish(CLIENT_LEFT)
         else:
-            self._finish(_SERVER_ERROR if self._status is None else Cut(self._status))
+            self._finish(SERVER_ERROR if self._status is None else Cut(self._status))
 
     def fail(self, error: BaseException) -> None:
         """The application has raised."""
@@ -195,9 +174,10 @@ class Exchange(_Call):
 
     def _record(self, method: str, status: int | str | Cut) -> None:
         """Record the finished request."""
+        requests = self._middleware.requests
         sent = 0 if method == "HEAD" else self._sent
-        more = self._labels(), self._began, self._received, sent
-        self._middleware.requests.finish(method, self._route(), status, *more)
+        labels = requests.labels_of(self._scope)
+        requests.finish(method, self._route(), status, labels, self._began, self._received, sent)
 
     def _declared_length(self) -> int:
         """The length of a file that the server will send."""
@@ -228,8 +208,9 @@ class _Websocket(_Call):
 
     def end(self) -> None:
         """The application has returned."""
-        status = _SERVER_ERROR if self._status is None else self._status
-        self._middleware.requests.finish_websocket(self._route(), status, self._labels())
+        requests = self._middleware.requests
+        status = SERVER_ERROR if self._status is None else str(self._status)
+        requests.finish_websocket(self._route(), status, requests.labels_of(self._scope))
 
     def fail(self, error: BaseException) -> None:
         """The application has raised."""

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..core import CORE
-from ._requests import CLIENT_LEFT, ROUTE, SERVER_ERROR, UNKNOWN, UNMATCHED, Cut, Middleware, declared_size
-from ._routes import FalconRoute, django_route, flask_route, pyramid_route
+from ._requests import CLIENT_LEFT, SERVER_ERROR, UNKNOWN, Cut, Middleware, declared_size
+from ._routes import FalconRoute, django_route, pyramid_route, route_in_environ
 from ._serving import text_of
 
 if TYPE_CHECKING:
@@ -30,21 +30,7 @@ __all__ = ["FalconRoute", "ShmStatsMiddleware", "django_route", "pyramid_route"]
 class ShmStatsMiddleware(PlainMiddleware, Middleware["WSGIApplication", "WSGIEnvironment"]):
     """Records the requests to a WSGI application."""
 
-    def route_of(self, environ: WSGIEnvironment, rule: Any) -> str:
-        """Return the route of a request.
-
-        Args:
-            environ: its environment, as the application has left it.
-            rule: the URL rule of Flask that matched, or None.
-        """
-        try:
-            if self._route is not None:
-                return self._route(environ) or UNMATCHED
-            told = environ.get(ROUTE)
-            return str(told) if told else flask_route(rule)
-        except Exception as error:
-            self.requests.tell("the route of a request could not be determined", error)
-            return UNMATCHED
+    _find_route = staticmethod(route_in_environ)
 
     def rule_of(self, error: BaseException) -> Any:
         """Return the URL rule of a request without a response."""
