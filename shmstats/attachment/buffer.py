@@ -79,10 +79,10 @@ class Buffer:
     def _note_flushes(self) -> None:
         """Have the flushes and their durations counted in the block, if there was room for these metrics."""
         block = self._block
-        flushes, durations = (block.names.find(encode_key(OWN, metric)) for metric in (FLUSHES, FLUSH))
+        flushes, durations = (block.find(encode_key(OWN, metric)) for metric in (FLUSHES, FLUSH))
         if flushes is not None and durations is not None:
-            row = block.row_for(flushes)
-            self.cells.note_flushes(row, flushes.cell, durations.cell, block.scale_of(durations))
+            places = block.row_for(flushes), flushes.cell, block.row_for(durations), durations.cell
+            self.cells.note_flushes(*places, block.scale_of(durations))
 
     def flush(self) -> None:
         """Add everything to the block. The guard is held.
@@ -101,7 +101,7 @@ class Buffer:
         if not now:
             raise ValueError("the buffer is closed")
         for key, record in list(self._columns.values()):
-            found = self._block.names.find(key, record.declaration)
+            found = self._block.find(key, record.declaration)
             if found is None or found.cell != record.cell or found.kind is not record.kind:
                 self.cells.discard(record.cell, record.width)
                 del self._columns[record.cell]

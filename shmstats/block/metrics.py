@@ -55,13 +55,13 @@ class Metrics:
         """Hold the table lock, with the names repaired if necessary."""
         return self._exclusive
 
-    def find(self, key: bytes) -> Record | None:
-        """Return the record of a name, if it is registered."""
-        record = self.names.find(key)
+    def find(self, key: bytes, declaration: int = 0) -> Record | None:
+        """Return the record of a name, if it is registered; the second argument is for `NameTable.find`."""
+        record = self.names.find(key, declaration)
         if record is None:
-            # A process may have been killed while it rebuilt the index.
+            # Another process may rebuild the index just now, or may have been killed while it did.
             with self.exclusive():
-                record = self.names.find(key)
+                record = self.names.find(key, declaration)
         return record
 
     def declared(self, family: Record) -> Declaration | None:

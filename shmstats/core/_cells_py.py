@@ -331,13 +331,13 @@ class Cells:
         self._target.at(row, column, width)
         self._routes[column] = width, row
 
-    def note_flushes(self, row: int, flushes: int, durations: int, scale: bytes) -> None:
-        """Set the row and the columns of the target for the statistics of flushes."""
+    def note_flushes(self, row: int, flushes: int, row_of_durations: int, durations: int, scale: bytes) -> None:
+        """Set the rows and the columns of the target for the statistics of flushes."""
         found, target = _Scale(scale), self._target
         if target is None:
             raise ValueError("the cells are no buffer")
         width = 1 + _BUCKETS + found.buckets
-        self._flush_statistics = target.at(row, flushes), target.at(row, durations, width), found
+        self._flush_statistics = target.at(row, flushes), target.at(row_of_durations, durations, width), found
 
     def flush(self, generation: int) -> bool:
         """Move what a buffer holds to its target; False if not all could be moved."""

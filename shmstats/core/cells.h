@@ -317,9 +317,9 @@ Cells_flush(Cells *self, PyObject *args)
 static PyObject *
 Cells_note_flushes(Cells *self, PyObject *args)
 {
-    Py_ssize_t row, flushes, durations;
+    Py_ssize_t row, flushes, row_of_durations, durations;
     PyObject *scale;
-    if (!PyArg_ParseTuple(args, "nnnS", &row, &flushes, &durations, &scale))
+    if (!PyArg_ParseTuple(args, "nnnnS", &row, &flushes, &row_of_durations, &durations, &scale))
         return NULL;
     if (self->target == NULL || buckets_of(scale) == 0) {
         PyErr_SetString(PyExc_ValueError, "these bytes are no scale of a histogram, or the cells are no buffer");
@@ -327,7 +327,7 @@ Cells_note_flushes(Cells *self, PyObject *args)
     }
     Py_ssize_t width = LOCK_CELLS + BUCKETS + buckets_of(scale);
     Cell *counter = Cells_at(self->target, row, flushes, LOCK_CELLS + 1);
-    Cell *histogram = counter == NULL ? NULL : Cells_at(self->target, row, durations, width);
+    Cell *histogram = counter == NULL ? NULL : Cells_at(self->target, row_of_durations, durations, width);
     if (histogram == NULL)
         return NULL;
     self->flushes = counter;

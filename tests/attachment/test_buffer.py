@@ -512,6 +512,51 @@ def test_held_operations_of_a_removed_name_never_go_to_another_name(stats: Any, 
     assert (handle.value, stats.get("new", "m")) == (2, 7)
 
 
+def test_a_worker_killed_while_it_rebuilds_the_index_costs_no_held_operation(stats: Any, python: Any) -> None:
+    handle = stats.counter("c", "m")
+    handle.incr()
+    stats.flush()
+    handle.incr(5)
+    stats.timing("c", "t", 5)
+    python.start(
+        """
+        import os, signal
+        from shmstats import stats
+        stats.incr("other", "m")
+        stats.remove("other", "m")
+        names = stats.shared.attach().names
+        with stats.shared.attach().exclusive(), names.changing():
+            layout = stats.shared.attach().layout
+            names.buffer[layout.index : layout.index + 4 * names.index_slots] = bytes(4 * names.index_slots)
+            os.kill(os.getpid(), signal.SIGKILL)
+        """
+    ).finish(status=-signal.SIGKILL)
+    stats.flush()
+    assert (stats.get("c", "m"), stats.get("c", "t").count) == (6, 1)
+
+
+def test_durations_of_flushes_are_counted_where_there_is_memory_for_them(
+    shmstats: ModuleType, stats: Any, python: Any, buffered: Callable[..., Any]
+) -> None:
+    buffered(no_buffer=True)
+    for number in range(230):
+        stats.incr("c", f"m{number}")
+    shmstats.close()
+    buffered()
+    stats.init()
+    python.run(
+        """
+        from shmstats import stats
+        for number in range(3):
+            stats.incr("c", "m0")
+            stats.flush()
+        record = stats.shared.attach().find(b"shmstats\\0flush")
+        assert record.cell // 512 < (record.cell + record.width - 1) // 512  # not all in the page of other columns
+        """
+    )
+    assert stats.get("shmstats", "flushes") == stats.get("shmstats", "flush").count >= 3
+
+
 def test_a_name_reset_by_another_process_begins_with_the_held_operations(stats: Any, python: Any) -> None:
     stats.incr("c", "m", 5)
     stats.flush()
