@@ -53,17 +53,10 @@ def read_file(path: str | Path) -> bytes:
     Raises:
         OSError: it cannot be read, or is not a regular file.
     """
-    descriptor = open_file(path, os.O_RDONLY)
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(mode):
+    with open(path, "rb", opener=open_file) as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             raise OSError(errno.EINVAL, "this is no regular file", str(path))
-        with open(descriptor, "rb", closefd=False) as stream:
-            return stream.read()
-    finally:
-        os.close(descriptor)
+        return stream.read()
 
 
 @contextmanager

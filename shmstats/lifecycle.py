@@ -11,7 +11,7 @@ import atexit
 import os
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
@@ -45,9 +45,6 @@ class ForkAware(Protocol):
 #: The stage of each part, as long as it exists.
 _parts: dict[weakref.ref[ForkAware], int] = {}
 
-#: Called before a fork, while no part is paused.
-_preparations: list[Callable[[], None]] = []
-
 #: The parts paused for a fork. A signal handler may fork in the middle of a fork, and then adds its own list.
 _paused: list[list[Any]] = []
 
@@ -63,11 +60,6 @@ _exit_arranged = False
 def take_part(stage: int, part: ForkAware) -> None:
     """Tell a part of every fork and of the exit, as long as it exists; at exit later stages leave first."""
     _parts[weakref.ref(part, _parts.pop)] = stage
-
-
-def prepare_forks(prepare: Callable[[], None]) -> None:
-    """Call ``prepare()`` before every fork, while no part is paused; it must raise nothing."""
-    _preparations.append(prepare)
 
 
 def _told(what: str = "forget") -> list[Any]:
@@ -143,9 +135,7 @@ def is_forking() -> bool:
 
 
 def before() -> None:
-    """Prepare the fork, and pause the background threads. A thread that takes long is not waited for."""
-    for prepare in _preparations:
-        prepare()
+    """Pause the background threads for a fork. A thread that takes long is not waited for."""
     _forking.acquire()
     _paused.append([part for part in _told("pause") if part.pause()])
 

@@ -47,7 +47,7 @@ class Storage(NamedTuple):
     age: float
 
 
-class _Walk:
+class _Walk(native.Thread):
     """One walk through a directory, in a thread. Links are not followed.
 
     Files that vanish meanwhile or may not be read are not counted.
@@ -65,12 +65,8 @@ class _Walk:
         self.ended: float | None = None
         self._begun = time.monotonic()
         self._pid = os.getpid()
-        self._thread = native.Thread(partial(self._go, directory), "shmstats-storage")
-        self._thread.start()
-
-    def wait(self, seconds: float) -> None:
-        """Wait some time for its end."""
-        self._thread.join(seconds)
+        super().__init__(partial(self._go, directory), "shmstats-storage")
+        self.start()
 
     def is_outdated(self) -> bool:
         """Tell whether another walk must begin: the last one was long ago, or its thread is in the parent process."""
@@ -113,7 +109,7 @@ class StorageMeter:
         if walk is None or walk.is_outdated():
             with suppress(RuntimeError):  # no thread can be started now: a later call tries again
                 walk = self._walk = _Walk(self._directory)
-                walk.wait(self._patience)
+                walk.join(self._patience)
         if walk is not None and walk.ended is not None:
             self._complete = walk
         walk = self._complete or walk

@@ -57,10 +57,11 @@ class _Run:
         is_ending: whether the thread must end; that may be taken back.
     """
 
+    thread: native.Thread
+
     def __init__(self) -> None:
         self.told = self._tell = -1
         self._pipe: os.stat_result | None = None
-        self.thread: native.Thread | None = None
         self._lock = native.RLock()  # a signal handler may fork, even in the middle of a fork
         self.is_ending = False
         self._over = False
@@ -187,9 +188,14 @@ class Agent:
             if listener is not None:
                 listener.close()
 
-    def pause(self) -> bool:
-        """End the thread for a fork, and wait for it for a short time; returns whether there was one."""
-        return self._pause(_FORK_SECONDS)
+    def pause(self, seconds: float = _FORK_SECONDS) -> bool:
+        """End the thread, for a fork, and wait for it for a short time; returns whether there was one."""
+        run = self._run
+        if run is None:
+            return False
+        run.end()
+        run.thread.join(seconds)
+        return True
 
     def go_on(self) -> None:
         """Let the thread work again after a fork."""
@@ -210,7 +216,7 @@ class Agent:
         self._lock = native.RLock()
 
     def _end(self) -> None:
-        self._pause(_STOP_SECONDS)
+        self.pause(_STOP_SECONDS)
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
@@ -234,15 +240,6 @@ class Agent:
             self._warned = True
             return
         self._run = run
-
-    def _pause(self, seconds: float) -> bool:
-        run = self._run
-        if run is None:
-            return False
-        run.end()
-        if run.thread is not None:
-            run.thread.join(seconds)
-        return True
 
     def _listen(self) -> Listener | None:
         """Return the socket for questions, made as soon as possible."""

@@ -7,6 +7,7 @@ logged once and tried again: it never makes a counting call fail.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -413,4 +414,4 @@ def _finish(saver: Saver | None, block: AttachedBlock) -> None:
 #: Attachments with an attached block. They stay alive until they have left it.
 _holding: set[Attachment] = set()
 
-lifecycle.prepare_forks(import_as_root)
+os.register_at_fork(before=import_as_root)  # later than `lifecycle` does, and so it runs while no thread is paused yet
