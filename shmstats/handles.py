@@ -6,6 +6,7 @@ The label set of a series, a value for each label name, distinguishes it from th
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -38,7 +39,7 @@ class Labelled(Children, Generic[_Handle]):
     ) -> None:
         self.category = category
         self.metric = metric
-        self.labelnames = labelnames
+        self.labelnames = tuple(map(sys.intern, labelnames))  # C compares names of arguments by their addresses
         self._keeper = keeper
         self._kind = kind
 

@@ -129,6 +129,11 @@ NAME = Structure(
 )
 
 
+def saturated(value: int) -> int:
+    """Return the nearest integer of 64 bits."""
+    return value if INT64_MIN <= value <= INT64_MAX else min(max(value, INT64_MIN), INT64_MAX)
+
+
 def fits_kind(kind: int, mode: int, width: int, is_family: int) -> bool:
     """Tell whether a record has as many cells as its kind and mode take; a family has none, and only a gauge a mode.
 

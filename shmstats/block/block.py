@@ -14,16 +14,13 @@ from typing import Self
 
 from ..core import Cells, Registrar, Requests
 from ..layout import REQUEST, REQUESTS_PER_WORKER
-from ..series import Declaration, Kind
-from . import attaching
+from . import attaching, registering
 from .errors import OF_CONTENTS, BlockError, DamagedBlockError
 from .header import Header
 from .identity import Identity, identify
 from .layout import SAVER, TABLE, WORKER, Layout
 from .lock import guards
 from .metrics import Metrics
-from .records import Record
-from .registering import find_or_add
 from .repairing import mark_inherited, repair
 from .segment import Segment, attach_segment, make_segment, remove_unpublished, unlink
 from .validate import damage_named, damage_of
@@ -41,6 +38,8 @@ class Block(Metrics):
         is_new: whether this process has created it.
         is_left: whether this process has left it.
     """
+
+    find_or_add = registering.find_or_add  # a method: its first argument is the block
 
     def __init__(self, segment: Segment, layout: Layout, identity: Identity) -> None:
         super().__init__(segment, layout)
@@ -201,12 +200,6 @@ class Block(Metrics):
                 return False
             self.identity, self.name = identity, identity.name
         return self._segment.is_linked() or not os.path.lexists(self.identity.segment)
-
-    def find_or_add(
-        self, key: bytes, kind: Kind, limit: int = 0, mine: Declaration | None = None, whole: bool = True
-    ) -> Record:
-        """Return the record of a name, registered if it is new; see `find_or_add` of `registering`."""
-        return find_or_add(self, key, kind, limit, mine, whole)
 
     def open_registrar(self, registrar: Registrar, limit: int) -> None:
         """Let a registrar find and add names of this block, with a limit of label sets for each metric.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .. import lifecycle
-from ..layout import FIRST_CELL, INT64_MAX, INT64_MIN, UINT64_MAX
+from ..layout import FIRST_CELL, INT64_MAX, INT64_MIN, UINT64_MAX, saturated
 from ..lifecycle import notice_fork
 from ..series import Labels
 from ._catalog_py import list_series as list_series
@@ -37,10 +37,6 @@ CELL_LAYOUT = {"lock": (0, 4), "seq": (4, 4), "value": (0, 8), "size": 8}
 _claim = claim_process()
 
 _CELL_BYTES = 8
-
-
-def _saturated(value: int) -> int:
-    return min(max(value, INT64_MIN), INT64_MAX)
 
 
 #: Numbers of values, counted from the cell after the lock. A gauge is an int and a double; a contribution also has its
@@ -113,7 +109,7 @@ def _sum(a: int | float, b: int | float) -> int | float:
     """Return a sum that a gauge can hold: the sum of finite numbers stays finite."""
     total = a + b
     if isinstance(total, int):
-        return _saturated(total)
+        return saturated(total)
     return _finite(total) if math.isfinite(a) and math.isfinite(b) else total
 
 
@@ -238,7 +234,7 @@ class Cells:
             if not usable:
                 return False
             total = self._values[cell + 1] + n
-            self._values[cell + 1] = total if INT64_MIN <= total <= INT64_MAX else _saturated(total)
+            self._values[cell + 1] = total if INT64_MIN <= total <= INT64_MAX else saturated(total)
             full = self._limit > 0 and self._hold(operations)
         if full:
             self._flush_full()
@@ -299,7 +295,7 @@ class Cells:
                 values[first + _MINIMUM] = minimum
             for bucket, n in buckets:
                 place = first + _BUCKETS + bucket
-                values[place] = _saturated(values[place] + n)
+                values[place] = saturated(values[place] + n)
             self._words[2 * cell + 1] = self._words[2 * cell + 1] + 1 & 0xFFFFFFFF
             full = self._hold(operations)
         if full:
@@ -456,8 +452,7 @@ class Cells:
         A contributor that must not add to another one's value adds to 0 with ``anew``. The result is False if the
         contribution in the cell is neither its own nor that of ``seen``.
         """
-        cell = self.at(row, column, 5 if by[0] else 3)
-        return self.add_gauge_at(cell, n, generation, by, (seen, anew) if by[3] else None)
+        return self.add_gauge_at(self.at(row, column, 5 if by[0] else 3), n, generation, by, seen, anew)
 
     def add_gauge_at(
         self,
@@ -465,17 +460,17 @@ class Cells:
         n: object,
         generation: int,
         by: _Contributor = _NOBODY,
-        judged: tuple[int, bool] | None = None,
+        seen: int = 0,
+        anew: bool = False,
     ) -> bool:
-        """Do `add_gauge` for a cell by its number; ``judged``: ``seen`` and ``anew``, None for any owner."""
+        """Do `add_gauge` for a cell by its number."""
         if not _fits_gauge(n):
             return False
         with _LockedCell(self, cell, generation) as usable:
             if not usable:
                 return False
             before = self._load_gauge_at(cell)
-            if judged is not None and not self.is_owner(cell, by[0]):
-                seen, anew = judged
+            if by[3] and not self.is_owner(cell, by[0]):
                 if not self.is_owner(cell, seen):
                     return False
                 before = 0 if anew else before
@@ -679,8 +674,7 @@ class Gauge(Series):
         if not (_is_finite(n) and self._bound):
             return False
         cells: Any = self._cells
-        judged = (0, True) if self._by[3] else None
-        return cells.add_gauge_at(self._cell, n, self._generation, self._by, judged)  # type: ignore[no-any-return]
+        return cells.add_gauge_at(self._cell, n, self._generation, self._by, 0, True)  # type: ignore[no-any-return]
 
 
 class Histogram(Series):

@@ -173,7 +173,7 @@ drop_set(LabelSets *sets, PyObject *key)
 typedef struct {
     PyObject_HEAD
     State *state;
-    PyObject *labelnames; /* a tuple of interned strs */
+    PyObject *labelnames; /* a tuple; of interned strs, if they are to be found by name */
     LabelSets sets;
 } Children;
 
@@ -264,23 +264,11 @@ Children_get_labelnames(Children *self, void *Py_UNUSED(closure))
 static int
 Children_set_labelnames(Children *self, PyObject *names, void *Py_UNUSED(closure))
 {
-    PyObject *interned = names == NULL ? NULL : PySequence_Tuple(names);
-    if (interned == NULL) {
-        if (names == NULL)
-            PyErr_SetString(PyExc_AttributeError, "labelnames cannot be deleted");
+    if (names == NULL || !PyTuple_Check(names)) {
+        PyErr_SetString(PyExc_TypeError, "labelnames must be a tuple");
         return -1;
     }
-    PyObject *own = PyTuple_New(PyTuple_GET_SIZE(interned));
-    for (Py_ssize_t i = 0; own != NULL && i < PyTuple_GET_SIZE(interned); i++) {
-        PyObject *name = Py_NewRef(PyTuple_GET_ITEM(interned, i));
-        if (PyUnicode_CheckExact(name))
-            PyUnicode_InternInPlace(&name);
-        PyTuple_SET_ITEM(own, i, name);
-    }
-    Py_DECREF(interned);
-    if (own == NULL)
-        return -1;
-    Py_XSETREF(self->labelnames, own);
+    Py_XSETREF(self->labelnames, Py_NewRef(names));
     return 0;
 }
 

@@ -429,17 +429,12 @@ Recorder_drop(Recorder *self, PyObject *args)
         return NULL;
     forget_shortcuts(self);
     PyObject *metrics = PyDict_GetItemWithError(self->handles, category);
-    if (metrics != NULL && metric == Py_None) {
-        if (PyDict_DelItem(self->handles, category) < 0)
-            return NULL;
-    }
-    else if (metrics != NULL && PyDict_GetItemWithError(metrics, metric) != NULL) {
-        if (PyDict_DelItem(metrics, metric) < 0)
-            return NULL;
-    }
-    if (PyErr_Occurred())
-        return NULL;
-    Py_RETURN_NONE;
+    if (metrics == NULL)
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    PyObject *from = metric == Py_None ? self->handles : metrics;
+    PyObject *dropped = PyObject_CallMethod(from, "pop", "OO", metric == Py_None ? category : metric, Py_None);
+    Py_XDECREF(dropped);
+    return dropped == NULL ? NULL : Py_NewRef(Py_None);
 }
 
 #define DEFINE(name, signature, doc)                                                                                   \

@@ -27,7 +27,6 @@ class Escaping(NamedTuple):
 
 _METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _NOT_IN_METRICS = re.compile(r"[^a-zA-Z0-9_:]")
-_NOT_IN_LABELS = re.compile(r"[^a-zA-Z0-9_]")
 
 
 def is_metric_name(text: str) -> bool:
@@ -45,8 +44,7 @@ def _cleaned(text: str) -> str:
 
 
 def _cleaned_label(text: str) -> str:
-    plain = _NOT_IN_LABELS.sub("_", text)
-    return f"_{plain}" if plain[:1].isdigit() else plain
+    return _cleaned(text).replace(":", "_")
 
 
 def _with_dots(text: str) -> str:

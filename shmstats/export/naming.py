@@ -181,7 +181,7 @@ class Namer:
         self._constant = labels
         self._meant = _MEANT_LABELS.union(name for name, _ in labels)
         self._families: dict[str, ExposedFamily] = {}
-        self._owners: dict[str, ExposedFamily] = {}
+        self._owned: set[str] = set()
         self._resolved: dict[tuple[str, str, Kind, bool, str, str], tuple[ExposedFamily, bool]] = {}
         self._label_names: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._taken: set[tuple[ExposedFamily, Labels]] = set()
@@ -211,10 +211,14 @@ class Namer:
 
     def family(self, name: Name) -> tuple[ExposedFamily, bool]:
         """Return the family of the next name, and whether the family's name is the plain form of the metric."""
-        family, is_plain = self._family(name)
+        category = name.category if name.metric == "total" else ""
+        key = (category, name.metric, name.kind, name.monotonic, name.unit, name.shown)
+        found = self._resolved.get(key)
+        if found is None:
+            found = self._resolved[key] = self._resolve(name)
         if name.help or name.unit:
-            family.describe(name.help.strip(), self._shown_unit(name))
-        return family, is_plain
+            found[0].describe(name.help.strip(), self._shown_unit(name))
+        return found
 
     def head(self, name: Name, is_plain: bool) -> Labels:
         """Return the labels before a series' own, if no other series has the sample."""
@@ -233,16 +237,8 @@ class Namer:
         self._taken.add(sample)
         return True
 
-    def _family(self, name: Name) -> tuple[ExposedFamily, bool]:
-        """Return the family of a name, and whether its name is the plain form of the metric."""
-        category = name.category if name.metric == "total" else ""
-        key = (category, name.metric, name.kind, name.monotonic, name.unit, name.shown)
-        found = self._resolved.get(key)
-        if found is None:
-            found = self._resolved[key] = self._resolve(name)
-        return found
-
     def _resolve(self, name: Name) -> tuple[ExposedFamily, bool]:
+        """Return the family of a name, and whether its name is the plain form of the metric."""
         written = f"{name.category}_total" if name.metric == "total" else name.metric
         type_, suffixes = self._type_and_suffixes(name)
         stem = self._stem(written, suffixes, name)
@@ -268,11 +264,11 @@ class Namer:
         owned = [shown + suffix for suffix in type_.owned]
         if type_ is Type.STATESET and shown in self._meant:  # its samples already have a label of that name
             return None
-        if any(each in self._owners for each in owned):
+        if not self._owned.isdisjoint(owned):
             return None
         family = ExposedFamily(shown, type_, help_)
         self._families[name] = family
-        self._owners.update(dict.fromkeys(owned, family))
+        self._owned.update(owned)
         return family
 
     def _figure(self, figure: Figure) -> ExposedSeries:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..block.layout import Layout
 from ..block.stripes import ReservedPages
 from ..core import bulk
-from ..layout import CELL, CELLS_PER_PAGE, INT64_MAX, INT64_MIN
+from ..layout import CELL, CELLS_PER_PAGE, saturated
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,8 +121,3 @@ class Columns(ReservedPages):
         """Return the place of the cells, in the form for `shmstats.core.bulk`."""
         layout = self._layout
         return self._buf, layout.cells, layout.row_bytes, layout.rows, layout.pages, layout.bitmap_bytes
-
-
-def saturated(value: int) -> int:
-    """Return the nearest integer of 64 bits."""
-    return value if INT64_MIN <= value <= INT64_MAX else min(max(value, INT64_MIN), INT64_MAX)

@@ -12,8 +12,9 @@ from collections.abc import Iterable
 
 from ..core import bulk
 from ..frozen import NamedTuple
+from ..layout import saturated
 from ..series import Mode, Name, Value
-from .columns import Columns, saturated
+from .columns import Columns
 
 #: Number of cells of such a gauge, and two of them: the owner and the time of the contribution.
 GAUGE_CELLS, _OWNER, _MOMENT = 5, 3, 4

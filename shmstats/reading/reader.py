@@ -24,11 +24,11 @@ from ..block.workers import Worker, WorkerTable
 from ..core import bulk
 from ..exemplars import read_exemplars
 from ..frozen import NamedTuple
-from ..layout import BEFORE_BUCKETS, COUNTER_WIDTH, NAME, PAGE
+from ..layout import BEFORE_BUCKETS, COUNTER_WIDTH, NAME, PAGE, saturated
 from ..once import Lately
 from ..series import FOREIGN, Exemplar, Kind, Mode, Name, Snapshot, Value
 from .catalog import Catalog, NameReader
-from .columns import Columns, saturated
+from .columns import Columns
 from .gauges import GAUGE_CELLS, Combined, Contribution, Gauges, combine
 from .histograms import Histograms
 from .requests import Served, read_requests

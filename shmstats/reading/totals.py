@@ -12,10 +12,9 @@ from functools import cache
 
 from ..core import bulk
 from ..frozen import NamedTuple
-from ..layout import BEFORE_BUCKETS, minima_of, minimum_of
+from ..layout import BEFORE_BUCKETS, minima_of, minimum_of, saturated
 from ..series import Deferred, DeferredNames, Distribution, Kind, Name, SeriesKey, Snapshot, Value, items_at
 from .catalog import Catalog
-from .columns import saturated
 
 #: The bit of a gauge's first cell that is set if its value is the double.
 _IS_REAL = 1 << 32

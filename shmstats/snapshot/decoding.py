@@ -265,15 +265,14 @@ def _name(row: _Row) -> Name:
 def _labels(pairs: Any) -> Labels:
     if not pairs:
         return ()
-    labels = tuple((check_text("label name", name), _label_value(value)) for name, value in pairs)
+    labels = tuple(
+        (check_text("label name", name), "" if value == "" else check_text("label value", value))
+        for name, value in pairs
+    )
     found = [name for name, _ in labels]
     if found != sorted(set(found)):
         raise ValueError(f"label names must be sorted, and each there once, not {found!r:.80}")
     return labels
-
-
-def _label_value(value: Any) -> str:
-    return check_text("label value", value) if value != "" else ""
 
 
 def _value(row: _Row, bounds: Bounds) -> Value:

@@ -128,18 +128,14 @@ def checked(file: Path, content: bytes) -> tuple[int, slice]:
     """
     if content and not content.startswith(_BEGINNING):
         raise SnapshotError(f"{file} is not a snapshot of shmstats")
-    for version in _VERSIONS:
-        if not content.startswith(b"%s%d," % (_BEGINNING, version)):
-            continue
-        start, end = len(_prefix(version)), max(len(content) - 2, 0)
-        data = memoryview(content)[start:end]
-        if content[:start] == _prefix(version, data) and content[end:] == b"}\n":
-            return version, slice(start, end)
-        break
-    else:
-        if content:
-            raise SnapshotError(
-                f"snapshot {file} has another version than {' and '.join(map(str, _VERSIONS))}:"
-                " a later version of shmstats has saved it"
-            )
-    raise SnapshotError(f"snapshot {file} is damaged: its checksum does not fit")
+    version = next((each for each in _VERSIONS if content.startswith(b"%s%d," % (_BEGINNING, each))), None)
+    if content and version is None:
+        raise SnapshotError(
+            f"snapshot {file} has another version than {' and '.join(map(str, _VERSIONS))}:"
+            " a later version of shmstats has saved it"
+        )
+    start, end = len(_prefix(version or VERSION)), max(len(content) - 2, 0)
+    data = memoryview(content)[start:end]
+    if version is None or content[:start] != _prefix(version, data) or content[end:] != b"}\n":
+        raise SnapshotError(f"snapshot {file} is damaged: its checksum does not fit")
+    return version, slice(start, end)

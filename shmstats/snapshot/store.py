@@ -124,7 +124,11 @@ class Written:
         Raises:
             OSError: that failed.
         """
-        _sync_directory(self._file.parent)
+        fd = above_standard(os.open(self._file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 _number = itertools.count()
@@ -307,11 +311,3 @@ def _give_away(path: Path) -> None:
         above = path.parent.stat()
         if above.st_uid != 0:
             os.chown(path, above.st_uid, above.st_gid, follow_symlinks=False)
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = above_standard(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
