@@ -53,10 +53,26 @@ class FamilyRecorder:
         return not asking.has(shared, self.metric, series.labels) and asking.has(shared, self.metric, overflow)
 
     def _count_series(self, sign: int, series: Series, amount: Any) -> None:
-        if isinstance(series, CounterValue):
-            series.count_number(amount)
-        elif self.store.shared is not None:
-            self.store.shared.count(series, sign * _number(amount))
+        shared = self.store.shared
+        if shared is None:
+            return
+        if not isinstance(series, CounterValue):
+            shared.count(series, sign * _number(amount))
+        elif hasattr(amount, "__index__"):
+            shared.count(series, min(operator.index(amount), INT64_MAX))
+        elif (number := float(amount)).is_integer():
+            shared.count(series, min(int(number), INT64_MAX))
+        elif math.isfinite(number):
+            self._count_fraction(shared, series, number)
+        else:
+            self.store.tell(f"counter {self.family.name!r} cannot be increased by {number}: it was not counted")
+
+    def _count_fraction(self, shared: SharedProvider, series: CounterValue, amount: float) -> None:
+        fraction: Histogram | None = getattr(series, "fraction", None)
+        if fraction is None:
+            shared.declare(CATEGORY, self.family.fraction, self.family.fraction_declaration())
+            fraction = series.fraction = Histogram(self, CATEGORY, self.family.fraction, series.labels)
+        fraction.observe(amount)
 
     def _set_series(self, series: Series, value: Any) -> None:
         if self.store.shared is not None:
@@ -82,63 +98,34 @@ class KeptSeries(Series):
 
     recorder: FamilyRecorder
 
-    @property
-    def family(self) -> ClientFamily:
-        """The family of the series."""
-        return self.recorder.family
-
-    @property
-    def store(self) -> MetricStore:
-        """The storage of the series."""
-        return self.recorder.store
-
 
 class CounterValue(KeptSeries, Counter):
     """The value of a Counter: an integer, and the fractions, if it was ever counted in parts of 1."""
 
-    __slots__ = ("_fraction",)
+    __slots__ = ("fraction",)
+
+    fraction: Histogram
 
     inc = Counter.incr
 
     def set(self, value: float, timestamp: float | None = None) -> None:
         """Set the sum over all workers."""
-        self.store.begin_anew(self.family, self.labels)
+        self.recorder.store.begin_anew(self.recorder.family, self.labels)
         if value:
             self.inc(value)  # type: ignore[arg-type]
 
     def get(self) -> float:
         """Return the sum over all workers."""
-        whole: int = asking.value(self.store.shared, self.metric, self.labels, Kind.COUNTER)
-        parts = asking.value(self.store.shared, self.family.fraction, self.labels, Kind.HISTOGRAM)
+        whole: int = asking.value(self.recorder.store.shared, self.metric, self.labels, Kind.COUNTER)
+        parts = asking.value(self.recorder.store.shared, self.recorder.family.fraction, self.labels, Kind.HISTOGRAM)
         return whole + (parts.sum if isinstance(parts, core.Distribution) else 0.0)
 
     def set_exemplar(self, exemplar: ExemplarFields) -> None:
         """Keep an exemplar."""
-        self.store.add_exemplar(self, "", exemplar)
+        self.recorder.store.add_exemplar(self, "", exemplar)
 
     def get_exemplar(self) -> None:
         """Return nothing: exemplars are read with everything else."""
-
-    def count_number(self, amount: Any) -> None:
-        """Count what the core cannot count at once: any number."""
-        shared = self.store.shared
-        if shared is None:
-            return
-        if hasattr(amount, "__index__"):
-            shared.count(self, min(operator.index(amount), INT64_MAX))
-        elif (number := float(amount)).is_integer():
-            shared.count(self, min(int(number), INT64_MAX))
-        elif math.isfinite(number):
-            self._count_fraction(shared, number)
-        else:
-            self.store.tell(f"counter {self.family.name!r} cannot be increased by {number}: it was not counted")
-
-    def _count_fraction(self, shared: SharedProvider, amount: float) -> None:
-        fraction: Histogram | None = getattr(self, "_fraction", None)
-        if fraction is None:
-            shared.declare(CATEGORY, self.family.fraction, self.family.fraction_declaration())
-            fraction = self._fraction = Histogram(self.recorder, CATEGORY, self.family.fraction, self.labels)
-        fraction.observe(amount)
 
 
 class GaugeValue(KeptSeries, Gauge):
@@ -154,7 +141,7 @@ class GaugeValue(KeptSeries, Gauge):
 
     def get(self) -> float:
         """Return the value of this worker."""
-        return asking.own_value(self.store.shared, self.metric, self.labels)
+        return asking.own_value(self.recorder.store.shared, self.metric, self.labels)
 
 
 class DistributionValue(KeptSeries, Histogram):
@@ -164,8 +151,8 @@ class DistributionValue(KeptSeries, Histogram):
 
     def get(self) -> core.Distribution:
         """Return the value over all workers."""
-        value = asking.value(self.store.shared, self.metric, self.labels, Kind.HISTOGRAM)
-        nothing = core.Distribution(0.0, 0.0, (0,) * (len(self.family.bounds) + 1))
+        value = asking.value(self.recorder.store.shared, self.metric, self.labels, Kind.HISTOGRAM)
+        nothing = core.Distribution(0.0, 0.0, (0,) * (len(self.recorder.family.bounds) + 1))
         return value if isinstance(value, core.Distribution) else nothing
 
     def add(self, total: float, buckets: tuple[int, ...]) -> None:
@@ -175,15 +162,15 @@ class DistributionValue(KeptSeries, Histogram):
             total: their sum.
             buckets: their number in each bucket; at least one.
         """
-        shared = self.store.shared
+        shared = self.recorder.store.shared
         if shared is not None:
-            bounds = self.family.declaration().bounds
+            bounds = self.recorder.family.declaration().bounds
             distribution = core.Distribution(total, _least_maximum(total, buckets, bounds), buckets)
             shared.add_distribution(self, distribution, bounds)
 
     def set_exemplar(self, limit: str, exemplar: ExemplarFields) -> None:
         """Keep an exemplar of a bucket."""
-        self.store.add_exemplar(self, limit, exemplar)
+        self.recorder.store.add_exemplar(self, limit, exemplar)
 
 
 class DistributionPart:
@@ -218,7 +205,7 @@ class BucketParts:
         self._distribution = distribution
 
     def __len__(self) -> int:
-        return len(self._distribution.family.bounds) + 1
+        return len(self._distribution.recorder.family.bounds) + 1
 
     def __getitem__(self, number: int) -> DistributionPart:
         return DistributionPart(self._distribution, range(len(self))[number])
@@ -237,7 +224,7 @@ class StateValue(KeptSeries, Gauge):
         """Set the labels of an Info."""
         text = json.dumps({str(name): str(value) for name, value in labels.items()}).encode()
         self.set(1)
-        self.store.annotate(self, lambda note: text)
+        self.recorder.store.annotate(self, lambda note: text)
 
 
 def _least_maximum(total: float, buckets: Sequence[int], bounds: Sequence[float]) -> float:
