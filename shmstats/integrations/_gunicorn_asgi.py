@@ -6,11 +6,9 @@ have that middleware as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from ._gunicorn_metrics import GunicornWorker, harmless
 from ._requests import Cut, status_label
 from ._routes import Scope
-from ._serving import Serving
 from .asgi import Application, Exchange, Receive, Send
 
 
@@ -19,25 +17,16 @@ class MeasuredApplication:
 
     Args:
         app: the application.
-        begin: called when a request comes.
-        finish: called once at its end, with its method, its status, and the result of ``perf_counter`` at its start.
-        serving: shows the requests being served.
+        worker: counts its requests.
 
     Attributes:
-        finish: as the argument.
+        finish: `GunicornWorker.finish`, which may fail without harm.
     """
 
-    def __init__(
-        self,
-        app: Application,
-        begin: Callable[[], None],
-        finish: Callable[[str, str, float], None],
-        serving: Serving,
-    ) -> None:
+    def __init__(self, app: Application, worker: GunicornWorker) -> None:
         self._app = app
-        self._serving = serving
-        self._begin = begin
-        self.finish = finish
+        self._serving = worker.serving
+        self._begin, self.finish = harmless(worker.begin), harmless(worker.finish)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the application."""

@@ -13,9 +13,9 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Collection, Iterable
-from functools import partial
+from functools import partial, wraps
 from time import monotonic, perf_counter
-from typing import Any
+from typing import Any, ParamSpec
 
 from .. import native
 from .. import registry as registries
@@ -48,8 +48,22 @@ _UNACKED = struct.Struct("24xI")
 
 failures = Failures()
 
-
 _made = partial(made, CATEGORY)
+
+_Arguments = ParamSpec("_Arguments")
+
+
+def harmless(hook: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
+    """Make a hook log its exceptions, once, instead of raising them into gunicorn."""
+
+    @wraps(hook)
+    def guarded(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
+        try:
+            hook(*args, **kwargs)
+        except Exception as error:
+            failures.tell(f"{hook.__module__}.{hook.__qualname__} failed", error)
+
+    return guarded
 
 
 # The master -----------------------------------------------------------------------------------
@@ -139,10 +153,10 @@ class GunicornWorker:
         worker: gunicorn's.
         hooked: whether hooks report its requests.
         measured: whether anything reports them.
-        capacity: number of requests that it can serve at the same time.
+        classes: the names of its class and of that class's bases.
     """
 
-    def __init__(self, worker: Any, hooked: bool, measured: bool, capacity: int) -> None:
+    def __init__(self, worker: Any, hooked: bool, measured: bool, classes: Collection[str]) -> None:
         self.hooked = hooked
         self.serving = Serving(outermost=measured)
         self._requests = _made("counter", "gunicorn_requests", "Finished requests.", ("method", "status"))
@@ -167,7 +181,7 @@ class GunicornWorker:
         self._lock = threading.Lock()  # made here, where gevent has already replaced threading's
         if measured:
             self._in_progress.set(0)
-            capacities.set(capacity)
+            capacities.set(_capacity_of(worker, classes))
             self._busy.set(0)
             self._idle.set(1)
         else:
@@ -244,13 +258,8 @@ class GunicornWorker:
             self._memory.set(resident * mmap.PAGESIZE)
 
 
-def capacity_of(worker: Any, classes: Collection[str]) -> int:
-    """Return the number of requests that a worker can serve at the same time.
-
-    Args:
-        worker: gunicorn's.
-        classes: the names of its class and of that class's bases.
-    """
+def _capacity_of(worker: Any, classes: Collection[str]) -> int:
+    """Return the number of requests that a worker can serve at the same time."""
     if SYNC in classes:
         return 1
     return int(worker.cfg.threads if THREAD in classes else worker.cfg.worker_connections)

@@ -8,20 +8,18 @@ This module is such a configuration module, which must not have names that are s
 from __future__ import annotations
 
 import errno
-import functools
 import inspect
 import logging
 import mmap
 import os
 import signal
 import sys
-from collections.abc import Callable
 from time import monotonic, perf_counter
-from typing import Any, ParamSpec
+from typing import Any
 
 from .. import registry as registries
 from ..reading.requests import UNSEEN
-from ._gunicorn_metrics import ABORTED, LEFT, RUNNING, SYNC, THREAD, GunicornWorker, Master, capacity_of, failures
+from ._gunicorn_metrics import ABORTED, LEFT, RUNNING, SYNC, THREAD, GunicornWorker, Master, failures, harmless
 from ._requests import CLIENT_LEFT, OTHER, status_label
 
 log = logging.getLogger("shmstats")
@@ -62,29 +60,13 @@ _UVICORN_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: Error numbers by which gunicorn recognises a client that has left.
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 
-_Arguments = ParamSpec("_Arguments")
-
-
-def _harmless(hook: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
-    """Make a hook log its exceptions, once, instead of raising them into gunicorn."""
-
-    @functools.wraps(hook)
-    def harmless(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
-        try:
-            hook(*args, **kwargs)
-        except Exception as error:
-            failures.tell(f"{hook.__module__}.{hook.__qualname__} failed", error)
-
-    return harmless
-
-
 # The master -----------------------------------------------------------------------------------
 
 
 _master: Master | None = None
 
 
-@_harmless
+@harmless
 def when_ready(server: Any) -> None:
     """Attach the block in the master, which keeps it through a reload that replaces all workers."""
     global _master
@@ -102,14 +84,14 @@ def when_ready(server: Any) -> None:
         _master = Master(server.LISTENERS)
 
 
-@_harmless
+@harmless
 def on_reload(server: Any) -> None:
     """Count a reload, in the master."""
     if _master is not None and _master.pid == os.getpid():
         _master.count_reload()
 
 
-@_harmless
+@harmless
 def pre_fork(server: Any, worker: Any) -> None:
     """In the master, create the byte that a worker shares with it.
 
@@ -119,7 +101,7 @@ def pre_fork(server: Any, worker: Any) -> None:
     worker._shmstats_byte = mmap.mmap(-1, 1)
 
 
-@_harmless
+@harmless
 def child_exit(server: Any, worker: Any) -> None:
     """Count the exit of a worker, in the master."""
     if _master is not None and _master.pid == os.getpid():
@@ -132,13 +114,13 @@ def child_exit(server: Any, worker: Any) -> None:
 _worker: GunicornWorker | None = None
 
 
-@_harmless
+@harmless
 def post_fork(server: Any, worker: Any) -> None:
     """Remember when a worker started."""
     worker._shmstats_forked = monotonic()
 
 
-@_harmless
+@harmless
 def post_worker_init(worker: Any) -> None:
     """Prepare to measure a worker, after its application was loaded."""
     global _worker
@@ -146,7 +128,7 @@ def post_worker_init(worker: Any) -> None:
     attribute = next((WRAPPED[name] for name in classes if name in WRAPPED), None)
     hooked = any(name in HOOKED for name in classes) and not any(name in NOT_HOOKED for name in classes)
     wrapped = attribute is not None and _is_asgi3(worker, getattr(worker, attribute))
-    _worker = measured = GunicornWorker(worker, hooked, hooked or wrapped, capacity_of(worker, classes))
+    _worker = measured = GunicornWorker(worker, hooked, hooked or wrapped, classes)
     if attribute is not None and wrapped:
         _wrap(worker, attribute, measured)
     elif not hooked:
@@ -160,7 +142,7 @@ def post_worker_init(worker: Any) -> None:
     _measure_at_every_notification(worker, measured)
 
 
-@_harmless
+@harmless
 def pre_request(worker: Any, req: Any) -> None:
     """A request has come."""
     if _worker is not None and _worker.hooked:
@@ -169,7 +151,7 @@ def pre_request(worker: Any, req: Any) -> None:
         _worker.begin()
 
 
-@_harmless
+@harmless
 def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
     """Count a finished request."""
     if _worker is not None and _worker.hooked:
@@ -182,13 +164,13 @@ def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
                 _worker.finish(req.method, _status_of(resp), began)
 
 
-@_harmless
+@harmless
 def worker_abort(worker: Any) -> None:
     """A worker was sent SIGABRT."""
     worker._shmstats_byte[0] = ABORTED
 
 
-@_harmless
+@harmless
 def worker_exit(server: Any, worker: Any) -> None:
     """In a worker, record that it ends by itself. In the master, where gunicorn also calls this, count the worker."""
     if worker.pid != os.getpid():
@@ -238,7 +220,7 @@ def _leave_at_signals(worker: Any) -> None:
 
 def _measure_at_every_notification(worker: Any, measured: GunicornWorker) -> None:
     """Measure a worker whenever it notifies the master that it is alive, as workers of every class do."""
-    notify, measure = worker.notify, _harmless(measured.measure)
+    notify, measure = worker.notify, harmless(measured.measure)
 
     def notify_and_measure() -> None:
         notify()
@@ -265,8 +247,7 @@ def _wrap(worker: Any, attribute: str, measured: GunicornWorker) -> None:
     """Wrap a worker's application."""
     from ._gunicorn_asgi import MeasuredApplication  # only here: it imports asyncio, which gevent must patch before
 
-    begin, finish = _harmless(measured.begin), _harmless(measured.finish)
-    setattr(worker, attribute, MeasuredApplication(getattr(worker, attribute), begin, finish, measured.serving))
+    setattr(worker, attribute, MeasuredApplication(getattr(worker, attribute), measured))
     settings = worker.cfg.settings
     for name, hook in (("pre_request", pre_request), ("post_request", post_request)):
         # With hooks the asgi worker is slower: it then waits for the application's work after the response.
