@@ -141,6 +141,14 @@ class BlockValues(Deferred[Value]):
         super().__init__(len(totals.catalog.numbers) + len(combined))
         self.totals, self.combined = totals, combined
 
+    def __eq__(self, other: object) -> bool:
+        # Each page asks whether its values are saved: of the same names, the cells are compared, and no value is made.
+        if isinstance(other, BlockValues) and self.totals.catalog is other.totals.catalog:
+            return self.totals.cells == other.totals.cells and self.combined == other.combined
+        return super().__eq__(other)
+
+    __hash__ = None
+
     def _make(self) -> list[Value]:
         return [*self.totals.values(), *self.combined]
 

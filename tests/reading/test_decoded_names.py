@@ -59,3 +59,19 @@ def test_the_names_of_a_kept_reader_equal_those_of_a_new_reader(stats: Any, shms
         new = shmstats.reading.reader.BlockReader(block._buf, block.layout, block.workers)
         assert kept == list(new.read().names)
         new.close()
+
+
+def test_two_reads_of_the_same_names_are_compared_without_making_values(
+    stats: Any, shmstats: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stats.incr("c", "m")
+    stats.gauge("c", "g", 0.5)
+    stats.timing("c", "t", 5)
+    read = stats.shared.attach().reader.read
+    with monkeypatch.context() as without:
+        without.delattr(shmstats.reading.totals.Totals, "at")
+        without.delattr(shmstats.reading.totals.Totals, "values")
+        before = read()
+        assert read() == before
+        stats.timing("c", "t", 6)
+        assert read() != before
