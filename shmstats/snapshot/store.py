@@ -36,6 +36,9 @@ _TEMPORARY = re.compile(rf"(\.{re.escape(FILE)}\.\d+-\d+)(\.1)?")
 #: Files that this process needs: on NFS, a process can lock a file that it has already locked.
 _needed: set[Path] = set()
 
+#: Errors of this process, not of a file, which a later attempt may read; None: what a signal handler raised.
+_PASSING = (None, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
 #: On a volume without locks, seconds without a write after which a temporary file is a dead maker's.
 _OLD = 3600
 
@@ -205,6 +208,9 @@ def load_newest(directory: Path, tell: Callable[[str], object] = log.error) -> t
 
     Returns:
         Its file and what it has, or None if nothing valid was saved.
+
+    Raises:
+        OSError: there is no descriptor or memory left to read it, or a signal handler has raised it.
     """
     for file in (directory / FILE, directory / PREVIOUS):
         try:
@@ -214,7 +220,7 @@ def load_newest(directory: Path, tell: Callable[[str], object] = log.error) -> t
         except SnapshotError as error:
             tell(f"{error}; {_set_aside(file, 'damaged')}")
         except OSError as error:
-            if error.errno is None:  # not the system's, but what a signal handler raised
+            if error.errno in _PASSING:
                 raise
             tell(f"snapshot {file} cannot be read: {error}; {_set_aside(file, 'unreadable')}")
         else:

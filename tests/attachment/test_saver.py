@@ -481,6 +481,22 @@ def test_a_snapshot_that_cannot_be_read_is_set_aside_and_not_replaced(
     assert message.endswith(f"the snapshot was set aside as {aside}")
 
 
+@pytest.mark.parametrize("core", ["C"], indirect=True)  # independent of the core
+def test_a_snapshot_that_cannot_be_read_for_lack_of_descriptors_is_read_later(
+    shmstats: ModuleType, two_saved: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shmstats.snapshot.store, "read_file", refused)
+        assert shmstats.stats.get("c", "m") == 0
+    (message,) = errors(caplog)
+    assert message.startswith("nothing is counted: [Errno 24] Too many open files")
+    wait_until(lambda: shmstats.stats.get("c", "m") == 2)
+    assert sorted(file.name for file in two_saved.glob("simple.json*")) == ["simple.json", "simple.json.1"]
+
+
 def test_statistics_start_at_0_if_both_snapshots_are_damaged(
     shmstats: ModuleType, two_saved: Path, data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
