@@ -44,7 +44,7 @@ class Configured(HandleKeeper):
         self._settings: Settings | None = None
         self._fan_out = FanOut(None)
         self._statsd: GuardedProvider | None = None
-        self._leave_when_dropped = weakref.finalize(self, _nothing)
+        self._leave_when_dropped: weakref.finalize[..., Any] | None = None
         self._exiting = False
         lifecycle.take_part(lifecycle.Stage.REGISTRIES, self)
 
@@ -178,7 +178,8 @@ class Configured(HandleKeeper):
             except BlockError as error:
                 self._guard.defer(partial(log.error, "StatsD gets no operations: %s", error))
         shared = None
-        self._leave_when_dropped.detach()
+        if self._leave_when_dropped is not None:
+            self._leave_when_dropped.detach()
         if settings.stats.enabled:
             shared = SharedProvider(settings, self._registrar, self._declared, former.shared)
             shared.count_directly(not others)
@@ -214,9 +215,7 @@ class Configured(HandleKeeper):
 
     def _report(self, metric: str) -> None:
         """Count an event of a further provider."""
-        shared = self._fan_out.shared
-        if shared is not None:
-            shared.count_own(metric)
+        SharedProvider.count_own(self._fan_out.shared, metric)
 
     def _tell_config_error(self) -> None:
         """Log that nothing is counted, or print it on stderr if the log would not show it."""
@@ -225,10 +224,6 @@ class Configured(HandleKeeper):
             log.error("%s", text)
         elif sys.stderr is not None:
             print(f"shmstats: {text}", file=sys.stderr, flush=True)
-
-
-def _nothing() -> None:
-    """Do nothing: the cleanup of a registry without a block."""
 
 
 def _is_shown() -> bool:

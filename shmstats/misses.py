@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from types import FunctionType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from .attachment.slow_path import SharedProvider
 from .checks import (
     check_duration,
     check_exemplar,
@@ -149,8 +150,10 @@ class Misses(Configured):
             self._guard.defer(functools.partial(self._deliver, operation, *arguments, **named))
             return
         fan_out = self._fan_out if self._settings is not None else self._ready()
+        if fan_out.shared is None:
+            return  # nothing is counted, and further providers get nothing either
         operation(fan_out, *arguments, **named)
-        if self._exiting and fan_out.shared is not None:
+        if self._exiting:
             fan_out.shared.close()  # close again at once, because the interpreter is exiting
 
     def _set_series(self, series: Series, value: int | float) -> None:
@@ -166,8 +169,7 @@ class Misses(Configured):
         self._keep_bound(series)
 
     def _value(self, series: Series) -> Value:
-        shared = self.shared
-        return 0 if shared is None else shared.value(series.category, series.metric, series.labels)
+        return SharedProvider.value(self.shared, series.category, series.metric, series.labels)
 
 
 Misses._count_with_exemplar.__qualname__, Misses._observe_with_exemplar.__qualname__ = "incr", "observe"

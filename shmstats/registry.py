@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, overload
 
 from .attachment.own_metrics import OWN
+from .attachment.slow_path import SharedProvider
 from .block.declarations import Definition
 from .block.keys import check_text
 from .checks import (
@@ -339,8 +340,7 @@ class Registry(States):
             BlockError: the block is damaged.
         """
         category, metric, pairs = check_text("category", category), check_text("metric", metric), check_labels(labels)
-        shared = self.shared
-        return 0 if shared is None else shared.value(category, metric, pairs)
+        return SharedProvider.value(self.shared, category, metric, pairs)
 
     def timestamp(
         self,
@@ -385,8 +385,7 @@ class Registry(States):
             BlockError: the block is damaged.
         """
         category, metric, pairs = check_text("category", category), check_text("metric", metric), check_labels(labels)
-        shared = self.shared
-        noted = None if shared is None else shared.moment(category, metric, pairs)
+        noted = SharedProvider.moment(self.shared, category, metric, pairs)
         return None if noted is None else moment_at(noted)
 
     def snapshot(self) -> dict[str, dict[str, Value]]:
@@ -408,8 +407,7 @@ class Registry(States):
         Raises:
             BlockError: the block is damaged.
         """
-        shared = self.shared
-        return Snapshot((), ()) if shared is None else shared.read()
+        return SharedProvider.read(self.shared)
 
     def array(self) -> npt.NDArray[np.void]:
         """Return the shared memory of the values as a read-only numpy array: all processes count into it.
@@ -421,8 +419,7 @@ class Registry(States):
         Raises:
             BlockError: the block is damaged.
         """
-        shared = self.shared
-        found = None if shared is None else shared.array()
+        found = SharedProvider.array(self.shared)
         if found is not None:
             return found
         import numpy as np  # only here: counting, scraping and saving do without it
@@ -449,8 +446,7 @@ class Registry(States):
             BlockError: the block is damaged.
         """
         category, metric, pairs = check_choice(category, metric, labels)
-        shared = self.shared
-        removed = None if shared is None else shared.remove(category, metric, pairs)
+        removed = SharedProvider.remove(self.shared, category, metric, pairs)
         if pairs is None:
             self._drop(category, metric)
         self._drop_sets()
@@ -473,8 +469,7 @@ class Registry(States):
             BlockError: the block is damaged.
         """
         category, metric, pairs = check_choice(category, metric, labels)
-        shared = self.shared
-        return (None if shared is None else shared.reset(category, metric, pairs)) or 0
+        return SharedProvider.reset(self.shared, category, metric, pairs) or 0
 
     def register(self, provider: Provider) -> None:
         """Send every operation to a further provider from now on.

@@ -1,6 +1,7 @@
 """How a call gets to the block, and is repeated if another thread has left the block meanwhile.
 
 `operation` is for counting calls, which raise only for mistakes of their caller; `question` is for calls that read.
+Both do nothing for None, which stands for the attachment if nothing is counted.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _Result = TypeVar("_Result")
 
 def operation(
     do: Callable[Concatenate[_Attachment, AttachedBlock, _Parameters], object],
-) -> Callable[Concatenate[_Attachment, _Parameters], None]:
+) -> Callable[Concatenate[_Attachment | None, _Parameters], None]:
     """Make a method run on the attached block, now or as soon as this thread can, and never fail.
 
     An operation that cannot be done is counted as dropped, and logged once. A method of a replaced attachment
@@ -31,14 +32,15 @@ def operation(
     """
 
     @functools.wraps(do)
-    def call(self: _Attachment, /, *arguments: _Parameters.args, **named: _Parameters.kwargs) -> None:
-        while True:
+    def call(self: _Attachment | None, /, *arguments: _Parameters.args, **named: _Parameters.kwargs) -> None:
+        while self is not None:
             block = self._block
             if block is None or self.ending or self._no_thread_until:
                 block = self._attached()
             if block is None:
                 if self.retired:
-                    _pass_on(self, do.__name__, *arguments, **named)
+                    successor: Any = self.successor
+                    call(successor, *arguments, **named)
                 else:
                     self._dropped += 1
                 return
@@ -91,11 +93,6 @@ def retried(
             pass
 
     return call
-
-
-def _pass_on(retired: Attachment, method: str, *arguments: Any, **named: Any) -> None:
-    if retired.successor is not None:
-        getattr(retired.successor, method)(*arguments, **named)
 
 
 def _is_becoming_readable(block: AttachedBlock) -> bool:

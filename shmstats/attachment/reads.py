@@ -25,26 +25,13 @@ class Reads(Attachment):
     @question(0)
     def value(self, block: AttachedBlock, category: str, metric: str, labels: Labels = ()) -> Value:
         """Return the value of a name over all workers, 0 if there is none."""
-        key = encode_key(category, metric, labels)
-        while True:
-            generation = block.cells.generation
-            record = block.find(key)
-            value = 0 if record is None else block.reader.value(record)
-            if block.cells.generation == generation:  # else its cells may be another name's
-                return value
+        return _found(block, category, metric, labels)[1]
 
     @question(None)
     def moment(self, block: AttachedBlock, category: str, metric: str, labels: Labels = ()) -> int | None:
         """Return a timestamp in microseconds since 1970-01-01 UTC; None if there is none."""
-        key = encode_key(category, metric, labels)
-        while True:
-            generation = block.cells.generation
-            record = block.find(key)
-            if record is None or record.kind is not Kind.TIMESTAMP:
-                return None
-            moment = block.reader.columns.moment(record.cell)
-            if block.cells.generation == generation:
-                return moment
+        kind, value = _found(block, category, metric, labels)
+        return value if kind is Kind.TIMESTAMP and isinstance(value, int) else None
 
     def find(self, block: AttachedBlock, category: str, metric: str, labels: Labels, kind: Kind) -> Record | None:
         """Return the record that this process counts a series into, whatever others have declared since.
@@ -92,3 +79,14 @@ class Reads(Attachment):
         if family is None or block.names.members(family) < self._settings.stats.max_series_per_metric:
             return True
         return block.names.find(key) is not None
+
+
+def _found(block: AttachedBlock, category: str, metric: str, labels: Labels) -> tuple[Kind | None, Value]:
+    """Return the kind and the value of a name; None and 0 if there is none."""
+    key = encode_key(category, metric, labels)
+    while True:
+        generation = block.cells.generation
+        record = block.find(key)
+        found = (None, 0) if record is None else (record.kind, block.reader.value(record))
+        if block.cells.generation == generation:  # else its cells may be another name's
+            return found

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from ..attachment.slow_path import SharedProvider
 from ..core import Series
 from ..series import Labels
 
 if TYPE_CHECKING:
-    from ..attachment.slow_path import SharedProvider
     from .guarded import GuardedProvider
 
 
@@ -21,7 +21,7 @@ class FanOut:
     """The destinations of one configuration. An object never changes; a new configuration makes a new one.
 
     Args:
-        shared: the shared block; None if nothing is counted.
+        shared: the shared block; None if nothing is counted, and no operation may be called.
         others: the further providers, which then get nothing either.
 
     Attributes:
@@ -32,57 +32,47 @@ class FanOut:
     def __init__(self, shared: SharedProvider | None, others: tuple[GuardedProvider, ...] = ()) -> None:
         self.shared = shared
         self.others = others
-        self._told = others if shared is not None else ()
 
     def count(self, sign: int, series: Series, n: int) -> None:
         """Add n to a counter or gauge, or subtract it, by the sign."""
-        if self.shared is not None:
-            self.shared.count(series, sign * n)
+        SharedProvider.count(self.shared, series, sign * n)
         self._tell("incr" if sign > 0 else "decr", series, n)
 
     def move(self, series: Series, n: int | float) -> None:
         """Add a number that is not an integer to a gauge; further providers get the result."""
-        if self.shared is None:
-            return
-        self.shared.count(series, n)
-        if self._told:
-            value = self.shared.value(series.category, series.metric, series.labels)
+        SharedProvider.count(self.shared, series, n)
+        if self.others:
+            value = SharedProvider.value(self.shared, series.category, series.metric, series.labels)
             if isinstance(value, (int, float)):
                 self._tell("gauge", series, value)
 
     def set(self, series: Series, value: int | float) -> None:
         """Set a gauge."""
-        if self.shared is not None:
-            self.shared.set(series, value)
+        SharedProvider.set(self.shared, series, value)
         self._tell("gauge", series, value)
 
     def set_total(self, series: Series, value: int) -> None:
         """Set a gauge, or the total of a counter."""
-        if self.shared is not None:
-            self.shared.set(series, value)
+        SharedProvider.set(self.shared, series, value)
         self._tell("absolute", series, value)
 
     def observe(self, series: Series, value: float) -> None:
         """Add one observation to a histogram."""
-        if self.shared is not None:
-            self.shared.observe(series, value)
+        SharedProvider.observe(self.shared, series, value)
         self._tell("timing", series, value)
 
     def note(self, series: Series, moment: datetime, since_1970: timedelta) -> None:
         """Record a moment."""
-        if self.shared is not None:
-            self.shared.note(series, since_1970 // timedelta(microseconds=1))
+        SharedProvider.note(self.shared, series, since_1970 // timedelta(microseconds=1))
         self._tell("timestamp", series, moment)
 
     def annotate(self, series: Series, change: Callable[[bytes], bytes]) -> None:
         """Change the note of a series; further providers have none."""
-        if self.shared is not None:
-            self.shared.annotate(series, change)
+        SharedProvider.annotate(self.shared, series, change)
 
     def show(self, category: str, metric: str, base: Labels, wanted: Mapping[Labels, int]) -> None:
         """Make the series of a thing exactly these; further providers have neither infos nor states."""
-        if self.shared is not None:
-            self.shared.show(category, metric, base, wanted)
+        SharedProvider.show(self.shared, category, metric, base, wanted)
 
     def flush(self) -> None:
         """Flush what this process has buffered.
@@ -103,5 +93,5 @@ class FanOut:
             self.shared.close()
 
     def _tell(self, method: str, series: Series, value: int | float | datetime) -> None:
-        for other in self._told:
+        for other in self.others:
             other.deliver(method, series.category, series.metric, value)
