@@ -154,19 +154,18 @@ def read_recent(data: Path, now: int | None = None) -> Recent:
     Returns:
         By category, metric and labels: ``seconds`` (covered by rows), ``count``, ``mean``, ``p50``, ``p90``,
         ``p99``, and for exponential bounds ``error``: the largest relative error of the percentiles.
-
-    Raises:
-        FileNotFoundError: there is no ring.
-        OSError: it cannot be read.
-        RingError: it is not a ring, or damaged.
+        Empty if there is no readable ring.
     """
     now = int(time.time()) if now is None else now
     query = Query(now - SECONDS.rows, now, MINUTES.step)
-    with _ring_of(data) as ring:
-        tracks = [track for track in _tracks(ring) if track.kind is Kind.HISTOGRAM]
-        since = query.since // MINUTES.step * MINUTES.step
-        sums = _Sums(ring, query, tracks, np.array([since], np.int64), now + 1 - since)
-        return {track.key: figures for track in tracks if (figures := _recent(sums, track))}
+    try:
+        with _ring_of(data) as ring:
+            tracks = [track for track in _tracks(ring) if track.kind is Kind.HISTOGRAM]
+            since = query.since // MINUTES.step * MINUTES.step
+            sums = _Sums(ring, query, tracks, np.array([since], np.int64), now + 1 - since)
+            return {track.key: figures for track in tracks if (figures := _recent(sums, track))}
+    except (OSError, RingError):
+        return {}
 
 
 def _recent(sums: _Sums, track: Track) -> dict[str, float]:

@@ -51,6 +51,7 @@ class RequestMetrics:
         buckets: upper bounds of the latency histogram in ms; None for exponential ones.
 
     Attributes:
+        exceptions: the counter of unhandled exceptions, by route and type.
         in_progress: the gauge of requests being served.
     """
 
@@ -72,7 +73,7 @@ class RequestMetrics:
             self._made("histogram", metric, size.format(what), names, unit="bytes")
             for metric, what in (("http_request_size", "requests"), ("http_response_size", "responses"))
         )
-        self._exceptions = self._made("counter", "http_exceptions", raised, ("route", "type"))
+        self.exceptions = self._made("counter", "http_exceptions", raised, ("route", "type"))
         self._total = registries.stats.counter("requests", "total")
         self._success = registries.stats.counter("requests", "success")
         self._failed = registries.stats.counter("requests", "failed")
@@ -94,10 +95,6 @@ class RequestMetrics:
             self._request_sizes.labels(*names).observe,
             self._response_sizes.labels(*names).observe,
         )
-
-    def count_exception(self, route: str, kind: str) -> None:
-        """Count an exception by its type."""
-        self._exceptions.labels(route, kind).incr()
 
     @lazy_property
     def websockets(self) -> tuple[Any, Any]:

@@ -14,8 +14,7 @@ from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 from .. import registry as registries
-from ..block.keys import check_text
-from ..checks import RESERVED, check_buckets, check_label_names, label_value
+from ..checks import check_buckets, check_category, check_label_names, label_value
 from ..frozen import NamedTuple
 from ..once import Failures, lazy_property
 from ._request_metrics import RequestMetrics
@@ -106,9 +105,7 @@ class RequestRecorder:
         exclude: Iterable[str] = (),
         buckets: Sequence[float] | None = None,
     ) -> None:
-        if check_text("category", category) in RESERVED:
-            raise ValueError(f"category must not be {category!r}, which is reserved")
-        self._category = category
+        self._category = check_category(category)
         self._labelnames = _own_labels(labelnames, label_values)
         self._label_values = label_values
         self.no_labels = ("",) * len(self._labelnames)
@@ -167,7 +164,7 @@ class RequestRecorder:
         """Count an exception that the application did not handle, by its type."""
         try:
             if not self._is_excluded(route):
-                self._metrics.count_exception(route, _type_name(error))
+                self._metrics.exceptions.labels(route, _type_name(error)).incr()
         except Exception as failure:
             self.tell("an exception was not counted", failure)
 

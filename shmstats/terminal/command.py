@@ -191,6 +191,11 @@ def write_to_stdout(content: bytes) -> None:
         raise OSError(error.errno, error.strerror, "standard output") from error
 
 
+def write_lines(lines: Iterable[str]) -> None:
+    """Write lines to standard output, with nothing in them that a terminal would obey."""
+    write_to_stdout("".join(f"{printable(line)}\n" for line in lines).encode(errors="replace"))
+
+
 def time_of(file: os.stat_result) -> str:
     """Return when a file was last written, in local time for people."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(file.st_mtime))

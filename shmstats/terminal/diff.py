@@ -8,10 +8,9 @@ from pathlib import Path
 import click
 
 from shmstats.export.people import number
-from shmstats.export.printable import printable
 from shmstats.series import Distribution, Name, Snapshot, Value, series_text
 from shmstats.snapshot import store as saved
-from shmstats.terminal.command import command, write_to_stdout
+from shmstats.terminal.command import command, write_lines
 
 
 @command
@@ -23,8 +22,7 @@ def diff(old: Path, new: Path) -> None:
     OLD and NEW are files of a data directory, such as stats/simple.json.
     """
     lines = list(differences(saved.load(old.resolve()), saved.load(new.resolve())))
-    shown = lines or ["nothing changed"]
-    write_to_stdout("".join(f"{printable(line)}\n" for line in shown).encode(errors="replace"))
+    write_lines(lines or ["nothing changed"])
 
 
 def differences(old: Snapshot, new: Snapshot) -> Iterator[str]:

@@ -23,7 +23,7 @@ from shmstats.export import FORMATS, View
 from shmstats.export.printable import json_text, printable_lines
 from shmstats.history.ring import RingError
 from shmstats.reading.reader import BlockReader, read_only
-from shmstats.series import Kind, Recent, Snapshot, kinds_of
+from shmstats.series import Kind, Snapshot, kinds_of
 from shmstats.snapshot import store as saved
 from shmstats.snapshot.format import SnapshotError
 from shmstats.terminal.command import (
@@ -198,10 +198,11 @@ def _data_reader(
             else:
                 snapshot, notice = reader.read(by_worker), ""
                 system = _system_figures(reader, settings) if chosen("system") else {}
-                recent = (
-                    _recent(settings.path.data) if with_recent and Kind.HISTOGRAM in kinds_of(snapshot.names) else {}
-                )
-                snapshot = snapshot.replaced(system=system, recent=recent)
+                snapshot = snapshot.replaced(system=system)
+                if with_recent and Kind.HISTOGRAM in kinds_of(snapshot.names):
+                    from shmstats.history.past import read_recent  # only here: it imports numpy
+
+                    snapshot = snapshot.replaced(recent=read_recent(settings.path.data))
         if notice != said:
             note(notice)
         said = notice
@@ -235,15 +236,6 @@ def _read_saved(data: Path) -> tuple[Snapshot, str]:
     raise NotThereError(
         f"there is neither a live block nor a readable snapshot for the data directory {data}{failures}"
     )
-
-
-def _recent(data: Path) -> Recent:
-    from shmstats.history.past import read_recent
-
-    try:
-        return read_recent(data)
-    except (OSError, RingError):
-        return {}  # no history, or no readable one
 
 
 def _system_figures(reader: BlockReader, settings: Settings) -> dict[str, int | float]:

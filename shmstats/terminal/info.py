@@ -14,10 +14,9 @@ from shmstats.attachment.health import complaints_of, health
 from shmstats.block import BlockError, identify
 from shmstats.config import Settings
 from shmstats.core import CORE
-from shmstats.export.printable import printable
 from shmstats.reading.reader import BlockReader, read_only
 from shmstats.snapshot import store as saved
-from shmstats.terminal.command import described, reading_command, settings_of, time_of, write_to_stdout
+from shmstats.terminal.command import described, reading_command, settings_of, time_of, write_lines
 
 
 @reading_command
@@ -29,8 +28,7 @@ def info(config: str | None, data: str | None) -> None:
     settings = settings_of(config, data)
     wrong: list[str] = []
     facts = [*_facts(settings, wrong), *(("wrong", complaint) for complaint in wrong)]
-    lines = (f"{title:<15} {printable(text)}".rstrip() + "\n" for title, text in facts)
-    write_to_stdout("".join(lines).encode())
+    write_lines(f"{title:<15} {text}".rstrip() for title, text in facts)
     if wrong:
         raise click.exceptions.Exit(1)
 

@@ -23,7 +23,7 @@ from shmstats.dashboard.totals import Dashboard
 from shmstats.debug.documents import requests_document, stacks_document
 from shmstats.export.printable import printable
 from shmstats.reading.reader import read_only
-from shmstats.terminal.command import NotThereError, reading_command, settings_of, write_to_stdout
+from shmstats.terminal.command import NotThereError, reading_command, settings_of, write_lines
 from shmstats.terminal.panes import Line, Look, head, metrics_pane, routes_pane, stacks_pane, workers_pane
 
 _PANES: dict[str, Callable[[Look, Look | None, int], list[Line]]] = {
@@ -113,7 +113,7 @@ def top(config: str | None, data: str | None, once: bool, pane: str) -> None:
         looker.look()
         time.sleep(1.0)
         above, body = looker.show(pane, _ONCE_WIDTH)
-        _write([text for text, _ in (*above, *body)])
+        write_lines(text for text, _ in (*above, *body))
     else:
         _Screen(looker, str(directory), pane).run()
 
@@ -126,11 +126,7 @@ def stacks(config: str | None, data: str | None, pid: int | None) -> None:
     The application's frames come first. PID selects one worker.
     """
     found = read_stacks(settings_of(config, data).path.data, pid)
-    _write([text for text, _ in stacks_pane(found, 10_000)])
-
-
-def _write(lines: list[str]) -> None:
-    write_to_stdout("".join(f"{printable(line)}\n" for line in lines).encode(errors="replace"))
+    write_lines(text for text, _ in stacks_pane(found, 10_000))
 
 
 class _Screen:

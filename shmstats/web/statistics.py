@@ -6,7 +6,6 @@ the form of ``http_sd_configs`` of Prometheus and vmagent.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -122,8 +121,7 @@ def _document(structured: bool) -> dict[str, Any]:
     settings = g.shmstats.settings.stats
     shared, block = attached()
     snapshot, found = _snapshot(shared, block, settings)
-    with suppress(OSError, RingError):  # no history, or no readable one
-        snapshot = snapshot.replaced(recent=_recent.get(shared.directory))
+    snapshot = snapshot.replaced(recent=_recent.get(shared.directory))
     statistics = to_structured(snapshot) if structured else {"simple": to_document(snapshot)}
     document = {**statistics, "pool": pool_figures(block.reader), "health": found}
     if settings.include_storage_stats_in_api:
