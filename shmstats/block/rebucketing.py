@@ -55,7 +55,7 @@ def carried_over(block: Block, former: list[Record], family: Record, declared: D
         names.add(names.key(record.number), wanted._replace(flags=READY | record.flags & MEMBER)) for record in former
     ]
     for record in former:  # no process counts into it from now on: a lookup waits for the table lock
-        names.index.leave(record.number, names.hash_of(record.number))
+        names.index.leave(record.number)
     names.cells.raise_generation()
     for record, successor in zip(former, ready, strict=True):
         _fill(block, record, successor, declared)

@@ -29,7 +29,7 @@ from .layout import HEADER, Layout
 MONOTONIC, FAMILY, DECLARED, INHERITED, MEMBER, WITHDRAWN, READY, CARRIED = 1, 2, 4, 8, 16, 32, 64, 128
 
 _NAME = NAME.struct
-_STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _HASH, _DECLARATION = range(9)
+_STATE, _KIND, _MODE, _FLAGS, _WIDTH, _CELL, _FAMILY, _, _DECLARATION = range(9)
 _KEY, _ROOM, _LENGTH, _NOTE, _NOTE_ROOM = range(9, 14)
 _SALT = HEADER.offset("salt")
 
@@ -190,10 +190,6 @@ class Records:
         """Return when a name was made, in ns since 1970; 0 if unknown."""
         return self._fields(number)[-1]
 
-    def hash_of(self, number: int) -> int:
-        """Return the hash of a record in the index."""
-        return self._fields(number)[_HASH]
-
     def note(self, number: int) -> bytes:
         """Return the note of a record, without a lock; empty if it has none, or no complete one."""
         return read_note(self.note_place(number))
@@ -248,7 +244,8 @@ class Records:
         found = [family for number in sorted(families) if not (family := self.record(number)).declared]
         if all(map(self.members, found)):
             return []
-        alive = set(self._families_of_live())
+        of_records, states = self.column("family").tolist(), self.column("state").tobytes()
+        alive = {family for family, state in zip(of_records, states, strict=True) if state == LIVE}
         return [family for family in found if not self.members(family) and family.number + 1 not in alive]
 
     def numbers_of(self, family: int) -> list[int]:
@@ -256,11 +253,6 @@ class Records:
         families, states = self.column("family").tolist(), self.column("state")
         members = compress(range(len(families)), map((family + 1).__eq__, families))
         return [number for number in members if states[number] == LIVE]
-
-    def _families_of_live(self) -> list[int]:
-        """Return the family field of each record; 0 for one that is not live."""
-        states, families = self.column("state").tobytes(), self.column("family").tolist()
-        return [of if state == LIVE else 0 for of, state in zip(families, states, strict=True)]
 
     def _fields(self, number: int) -> tuple[int, ...]:
         if not 0 <= number < self._layout.capacity:

@@ -167,8 +167,7 @@ class NameIndex:
             or heap + sum(rooms) > self._heap_bytes
         ):
             raise BufferError("the names do not fit into the block")
-        changing = words[self._changing]
-        words[self._changing] = 1
+        before = self._begin_change()
         hashes = []
         begin = 0
         for number, (length, room, template) in enumerate(zip(lengths, rooms, templates, strict=True), first):
@@ -189,7 +188,7 @@ class NameIndex:
         words[self._names_used] = first + len(templates)
         for number, hashed in enumerate(hashes, first):
             self._enter(number, hashed)
-        words[self._changing] = changing
+        words[self._changing] = before
         return int(first)
 
     def free_for(self, length: int, width: int) -> int:
@@ -252,7 +251,7 @@ class NameIndex:
         before = self._begin_change()
         for number in numbers:
             fields = _NAME.unpack_from(self._block, self._names + number * NAME.size)
-            self.leave(number, fields[_HASH])
+            self.leave(number)
             self._store(number, "state", REMOVED)
             self._count(fields[_FLAGS], fields[_FAMILY], -1)
             self._free.setdefault((fields[_WIDTH], fields[_ROOM]), []).append(number)
@@ -285,10 +284,11 @@ class NameIndex:
         """Add a record to the index."""
         self._index[self._search(hashed, (0, DELETED))] = number + 1
 
-    def leave(self, number: int, hashed: int) -> None:
+    def leave(self, number: int) -> None:
         """Remove a record from the index."""
         index, mask = self._index, self._mask
-        slot = self._search(hashed, (0, number + 1))
+        fields = _NAME.unpack_from(self._block, self._names + number * NAME.size)
+        slot = self._search(fields[_HASH], (0, number + 1))
         if not index[slot]:
             return
         index[slot] = DELETED

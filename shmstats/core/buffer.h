@@ -110,15 +110,6 @@ add_to_gauge(Cells *cells, Cell *gauge, uint64_t generation, Number n, Contribut
     return outcome;
 }
 
-/* Add a histogram of a buffer to the block's, whose lock is held. */
-static void
-add_histogram(Cell *histogram, const Cell *more, Py_ssize_t width)
-{
-    uint32_t seq = begin_write(histogram);
-    add_values(histogram, more, width);
-    end_write(histogram, seq);
-}
-
 /* Remove a column from the list of dirty ones. */
 static void
 mark_clean(Cells *cells, uint32_t column)
@@ -151,8 +142,11 @@ flush_column(Cells *cells, uint32_t column)
     }
     if (width == LOCK_CELLS + 1)
         add_to_value(to, 0, load_value(cell, 0));
-    else
-        add_histogram(to, cell, width);
+    else {
+        uint32_t seq = begin_write(to);
+        add_values(to, cell, width);
+        end_write(to, seq);
+    }
     for (Py_ssize_t i = 0; i < width - LOCK_CELLS; i++)
         store_value(cell, i, 0);
     mark_clean(cells, column);

@@ -35,7 +35,7 @@ sip_word(SipState *v, uint64_t word)
 }
 
 static uint64_t
-long_hash_of(const unsigned char *text, size_t length, const uint64_t salt[2])
+hash_of(const unsigned char *text, size_t length, const uint64_t salt[2])
 {
     SipState v = {salt[0] ^ 0x736f6d6570736575, salt[1] ^ 0x646f72616e646f6d, salt[0] ^ 0x6c7967656e657261,
                   salt[1] ^ 0x7465646279746573};
@@ -54,12 +54,6 @@ long_hash_of(const unsigned char *text, size_t length, const uint64_t salt[2])
     return v.a ^ v.b ^ v.c ^ v.d;
 }
 
-static uint32_t
-hash_of(const unsigned char *text, size_t length, const uint64_t salt[2])
-{
-    return (uint32_t)long_hash_of(text, length, salt);
-}
-
 static PyObject *
 hash_key(PyObject *Py_UNUSED(module), PyObject *args)
 {
@@ -71,5 +65,5 @@ hash_key(PyObject *Py_UNUSED(module), PyObject *args)
     if (salt_bytes != (Py_ssize_t)sizeof words)
         return PyErr_Format(PyExc_ValueError, "a salt has %zu bytes, not %zd", sizeof words, salt_bytes);
     memcpy(words, salt, sizeof words);
-    return PyLong_FromUnsignedLong(hash_of((const unsigned char *)key, (size_t)length, words));
+    return PyLong_FromUnsignedLong((uint32_t)hash_of((const unsigned char *)key, (size_t)length, words));
 }

@@ -235,9 +235,8 @@ static PyObject *
 NameIndex_leave(NameIndex *self, PyObject *args)
 {
     Py_ssize_t number;
-    unsigned int hash;
-    if (!PyArg_ParseTuple(args, "nI", &number, &hash) || !NameIndex_is_open(self, 1) || !is_number(self, number)
-        || leave_name(self, number, hash) < 0)
+    if (!PyArg_ParseTuple(args, "n", &number) || !NameIndex_is_open(self, 1) || !is_number(self, number)
+        || leave_name(self, number, load_name(self, number).hash) < 0)
         return NULL;
     Py_RETURN_NONE;
 }

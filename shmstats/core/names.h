@@ -162,7 +162,7 @@ find_hashed(const NameIndex *names, const char *key, size_t length, uint32_t has
 static uint32_t
 hash_in(const NameIndex *names, const char *key, size_t length)
 {
-    return hash_of((const unsigned char *)key, length, names->salt);
+    return (uint32_t)hash_of((const unsigned char *)key, length, names->salt);
 }
 
 /* The first slot of the index, starting from a hash, with one of two entries; -1 with an exception set: there is none,

@@ -30,7 +30,7 @@ static int
 is_twice(Table *seen, Part key)
 {
     static const uint64_t salt[2] = {0, 0};
-    uint64_t hash = long_hash_of(key.text, key.size, salt);
+    uint64_t hash = hash_of(key.text, key.size, salt);
     uint32_t slot = (uint32_t)hash & seen->mask;
     for (; seen->entries[slot] != 0; slot = (slot + 1) & seen->mask)
         if (seen->hashes[slot] == hash)

@@ -56,17 +56,6 @@ sum_page(const Grid *grid, Py_ssize_t page, int64_t *sums)
             sums[first + i] = carry[i] > 0 ? INT64_MAX : INT64_MIN;
 }
 
-/* Whether all cells of a series have memory in a row. */
-static int
-has_memory(const Grid *grid, Py_ssize_t row, Py_ssize_t first, Py_ssize_t width)
-{
-    const unsigned char *bits = (const unsigned char *)grid->base + grid->pages + row * grid->bitmap_bytes;
-    for (Py_ssize_t page = first / CELLS_PER_PAGE; page <= (first + width - 1) / CELLS_PER_PAGE; page++)
-        if (!(bits[page / 8] >> (page % 8) & 1))
-            return 0;
-    return 1;
-}
-
 /* Attempts to read a histogram that changes all the time. */
 enum { HISTOGRAM_LOOKS = 100 };
 
@@ -117,7 +106,7 @@ merge_histogram(const Grid *grid, Cell *total, Cell *copy, Py_ssize_t first, Py_
 {
     memset(total, 0, (size_t)width * sizeof *total);
     for (Py_ssize_t row = 0; row < grid->rows; row++) {
-        if (!has_memory(grid, row, first, width))
+        if (!has_memory(grid->base + grid->pages + row * grid->bitmap_bytes, first, width))
             continue;
         const char *cells = grid->base + grid->cells + row * grid->row_bytes;
         copy_histogram((const Cell *)(const void *)cells + first, copy, width);

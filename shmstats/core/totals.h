@@ -195,7 +195,7 @@ sum_contributions(PyObject *Py_UNUSED(module), PyObject *args)
     for (Py_ssize_t i = 0; result != NULL && i < count; i++) {
         GaugeSum sum = {.is_finite = 1};
         for (Py_ssize_t row = 0; row < grid.rows; row++)
-            if (has_memory(&grid, row, cell[i], CONTRIBUTION_CELLS)) {
+            if (has_memory(grid.base + grid.pages + row * grid.bitmap_bytes, cell[i], CONTRIBUTION_CELLS)) {
                 const char *start = grid.base + grid.cells + row * grid.row_bytes;
                 int is_live = ((const uint8_t *)of_live.buf)[i];
                 add_contribution(&sum, (const Cell *)(const void *)start + cell[i], is_live ? &living : NULL);

@@ -279,17 +279,21 @@ empty(Cell *cell, Py_ssize_t width, int is_histogram)
         __atomic_store_n(&cell->seq, 0, __ATOMIC_RELEASE);
 }
 
+/* Whether all cells of a series have memory, by the bitmap of a row. */
+static int
+has_memory(const char *bitmap, Py_ssize_t column, Py_ssize_t width)
+{
+    for (Py_ssize_t page = column / CELLS_PER_PAGE; page <= (column + width - 1) / CELLS_PER_PAGE; page++)
+        if (!(__atomic_load_n(bitmap + page / 8, __ATOMIC_ACQUIRE) >> (page % 8) & 1))
+            return 0;
+    return 1;
+}
+
 /* Whether all cells of a series have memory in a row. */
 static int
 is_backed(const Cells *cells, Py_ssize_t row, Py_ssize_t column, Py_ssize_t width)
 {
-    const char *bitmap = (const char *)cells->buffer.buf + cells->pages + row * cells->bitmap_bytes;
-    for (Py_ssize_t page = column / CELLS_PER_PAGE; page <= (column + width - 1) / CELLS_PER_PAGE; page++) {
-        uint64_t word = __atomic_load_n((const uint64_t *)(const void *)bitmap + page / 64, __ATOMIC_ACQUIRE);
-        if (!(word >> (page % 64) & 1))
-            return 0;
-    }
-    return 1;
+    return has_memory((const char *)cells->buffer.buf + cells->pages + row * cells->bitmap_bytes, column, width);
 }
 
 /* Set a series to 0 in every row, without waiting for a lock; returns whether that was possible. */
