@@ -193,6 +193,10 @@ class Namer:
         other.__dict__.update({key: copy(value) for key, value in vars(self).items() if isinstance(value, dict | set)})
         return other
 
+    def descriptions(self) -> list[tuple[str, str]]:
+        """Return help and unit of each family."""
+        return [(family.help, family.unit) for family in self._families.values()]
+
     def add(self, name: Name) -> ExposedSeries:
         """Return the place of the next name; names must come in the order of their registration."""
         family, is_plain = self.family(name)

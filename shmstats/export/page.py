@@ -76,12 +76,14 @@ class Page(PagePart):
         count = len(names) - (len(self._names.combined) if isinstance(self._names, BlockNames) else 0)
         self._listed, known = names[:count], 0
         self._own: list[Member] = []
-        if former is not None and self._listed[: len(former._listed)] == former._listed:
+        if former is not None and former._goes_on and self._listed[: len(former._listed)] == former._listed:
             self._namer, self._own, known = former._namer, [*former._own], len(former._listed)
         self._own += _members(self._namer, self._listed[known:], known)
-        namer = self._namer.copy()
+        namer, described = self._namer.copy(), self._namer.descriptions()
         others = _members(namer, names[count:], count)
         super().__init__([*self._own, *others, *figure_members(namer, self._figures, len(names))])
+        # A combined gauge may have described a family of others: not for the next page, where it may be gone.
+        self._goes_on: bool = described == self._namer.descriptions()
         self._timestamps = [i for i, name in enumerate(names) if name.kind is Kind.TIMESTAMP]
         self.made: dict[Any, Any] = {}
 

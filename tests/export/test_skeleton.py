@@ -206,3 +206,30 @@ def test_a_page_that_goes_on_with_new_names_equals_a_new_page() -> None:
         stats.close()
     assert [name for _, name, _ in found[0]][-1] == "hits_total"
     assert [name for _, name, _ in found[1]][-1] == "hits_total_value"
+
+
+def test_a_page_that_goes_on_has_no_help_of_a_gauge_that_is_gone() -> None:
+    """Metrics of several categories share a family, which the first one that has a help describes."""
+    stats, pages = Registry(), Pages()
+    with tempfile.TemporaryDirectory() as data:
+        stats.init({"path": {"data": data}, "stats": {"persist": False}})
+        stats.gauge("a", "depth", 1)
+
+        def described() -> str:
+            snapshot = stats.read()
+            page, new = (each.of(snapshot, View(), "underscores") for each in (pages, Pages()))
+            found = [[family.help for family in each.families()] for each in (page, new)]
+            assert found[0] == found[1]
+            return next(family.help for family in page.families() if family.name == "depth")
+
+        assert described() == "Current value of depth."
+        stats.declare("b", "depth", kind="gauge", mode="max", help="Of b.")
+        stats.gauge("b", "depth", 2)
+        assert described() == "Of b."
+        stats.declare("c", "depth", kind="gauge", help="Of c.")
+        stats.gauge("c", "depth", 3)
+        assert described() == "Of c."
+        stats.remove("b", "depth")
+        stats.incr("a", "other")
+        assert described() == "Of c."
+        stats.close()
