@@ -156,13 +156,6 @@ class Configured(HandleKeeper):
             provider.close()
         self.close()
 
-    def _ready(self) -> FanOut:
-        """Return what is counted into; configures first if necessary."""
-        if self._settings is None:
-            _ = self.shared
-        lifecycle.arrange_exit()
-        return self._fan_out
-
     def _use(self, settings: Settings) -> FanOut:
         """Replace what was counted into before, in one step; returns that, for the caller to close.
 

@@ -149,7 +149,9 @@ class Misses(Configured):
         if self._guard.is_held():
             self._guard.defer(functools.partial(self._deliver, operation, *arguments, **named))
             return
-        fan_out = self._fan_out if self._settings is not None else self._ready()
+        if self._settings is None:
+            _ = self.shared  # configures
+        fan_out = self._fan_out
         if fan_out.shared is None:
             return  # nothing is counted, and further providers get nothing either
         operation(fan_out, *arguments, **named)

@@ -285,7 +285,7 @@ class Attachment:
         if block.workers.met_dead:
             remove_stale(block.name, {worker.slot for worker in block.workers.live()})
         if not stats.no_buffer:
-            self._buffer = Buffer.of(block, stats.buffer_size, self._flush_or_tell)
+            self._buffer = Buffer(block, stats.buffer_size, self._flush_or_tell)
 
     def _declare(self, block: AttachedBlock, category: str, metric: str) -> Change | None:
         """Declare a metric in the block; missing room is logged, and so are changes."""

@@ -11,38 +11,29 @@ from collections.abc import Callable
 
 from ..block.keys import encode_key
 from ..block.records import Record
-from ..core import Cells, Series
+from ..core import Series
 from ..reading.attached import AttachedBlock
-from ..series import Kind
 from .own_metrics import FLUSH, FLUSHES, OWN
 
 
 class Buffer:
-    """Operations of this process that are not in the block yet.
+    """Operations of this process that are not in the block yet. It counts its flushes.
 
     Args:
         block: to flush to.
+        size: operations that it may hold.
+        flush: called when it is full and cannot be flushed at once.
+
+    Attributes:
         cells: a row in this process's own memory.
     """
 
-    def __init__(self, block: AttachedBlock, cells: Cells) -> None:
-        self.cells = cells
+    def __init__(self, block: AttachedBlock, size: int, flush: Callable[[], object]) -> None:
+        self.cells = block.buffer_cells(size, flush)
         self._block = block
-        self._generation = cells.generation
+        self._generation = self.cells.generation
         self._columns: dict[int, tuple[bytes, Record]] = {}
-
-    @classmethod
-    def of(cls, block: AttachedBlock, size: int, flush: Callable[[], object]) -> Buffer:
-        """Return the buffer of a process, which counts its flushes.
-
-        Args:
-            block: to flush to.
-            size: operations that it may hold.
-            flush: called when it is full and cannot be flushed at once.
-        """
-        buffer = cls(block, block.buffer_cells(size, flush))
-        buffer._note_flushes()
-        return buffer
+        self._note_flushes()
 
     def empty(self) -> None:
         """Flush for the last time. The guard is held, so nothing is added until the caller closes the cells."""
@@ -59,7 +50,7 @@ class Buffer:
             key: of its name.
             record: of its name, a counter or a histogram.
             generation: of the names when the record was found.
-            scale: of a histogram, see `shmstats.bounds.scale_of`.
+            scale: of a histogram, see `shmstats.bounds.scale_of`; else empty.
         """
         if generation != self.cells.generation:
             return False
@@ -69,11 +60,7 @@ class Buffer:
             self._generation = generation
         self._columns[record.cell] = (key, record)
         self.cells.route(record.cell, record.width, self._block.row_for(record))
-        where = (self.cells, 0, record.cell, record.width, generation, record.monotonic)
-        if record.kind is Kind.HISTOGRAM:
-            series._bind(*where, scale)
-        else:
-            series._bind(*where)
+        series._bind(self.cells, 0, record.cell, record.width, generation, record.monotonic, scale)
         return True
 
     def _note_flushes(self) -> None:

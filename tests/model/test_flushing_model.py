@@ -22,7 +22,9 @@ OLD = encode_key("c", "old")
 class Handle:
     """A stand-in for a counter's handle: it counts into its bound cell while the names' generation is the same."""
 
-    def _bind(self, cells: Any, row: int, column: int, width: int, generation: int, monotonic: bool) -> None:
+    def _bind(
+        self, cells: Any, row: int, column: int, width: int, generation: int, monotonic: bool, scale: bytes
+    ) -> None:
         self.where = cells, row, column, generation
 
     def incr(self) -> bool:
@@ -33,7 +35,7 @@ class Handle:
 def count_and_flush(process: Process) -> None:
     """Count twice into a buffer, with a flush in between and one at the end."""
     block = process.had()
-    buffer: Any = Buffer(block, block.buffer_cells(100, lambda: buffer.flush()))
+    buffer: Any = Buffer(block, 100, lambda: buffer.flush())
     handle, generation = Handle(), block.cells.generation  # before the lookup, as in every binding
     record = block.names.find(OLD)
     if record is None or not buffer.bind(handle, OLD, record, generation, b""):  # type: ignore[arg-type]
