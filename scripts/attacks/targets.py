@@ -343,8 +343,7 @@ def history() -> Target:
                     found = past.read_past(data, query)
                     json.dumps(documents.to_json(found))
                     documents.to_csv(found)
-            with suppress(ring.RingError):
-                past.read_recent(data, now)
+            past.read_recent(data, now)
             for at, put in written:
                 os.pwrite(opened.fileno(), whole[at : at + len(put)], at)
 

@@ -33,7 +33,7 @@ _RETRY_SECONDS = 0.02
 
 
 def ask_workers(
-    name: str, workers: Sequence[Worker], question: str, own: Callable[[], Any] | None = None, pid: int = 0
+    name: str, workers: Sequence[Worker], question: str, own: Callable[[], Any] | None = None
 ) -> list[tuple[Worker, Any | None]]:
     """Return the answer of each worker of a block, without those that have ended meanwhile.
 
@@ -43,13 +43,13 @@ def ask_workers(
         name: of the block's segment.
         workers: to ask.
         question: for the workers.
-        own: returns the answer of this process, which must not wait for itself, if it is one of them.
-        pid: of this process, if ``own`` is given.
+        own: returns the answer of this process, which must not wait for itself; None if it is none of the block's.
     """
+    pid = None if own is None else os.getpid()
     others = {worker.pid: socket_path(name, worker.slot) for worker in workers if worker.pid != pid}
     answers = ask_all(others, question)
-    if own is not None:
-        answers[pid] = own()
+    if own is not None and len(others) < len(workers):
+        answers[os.getpid()] = own()
     return [(worker, answers[worker.pid]) for worker in workers if answers[worker.pid] is not None or worker.shown]
 
 

@@ -7,7 +7,6 @@ the block are complete even if a worker does not answer.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from flask import Response, abort, request
@@ -25,7 +24,7 @@ from .blueprint import attached, blueprint, json_response, mark_unseen, number_a
 def goroutines() -> Response:
     """Answer with the stacks of every thread, asyncio task and greenlet of every worker, equal stacks grouped."""
     _, block = attached()
-    answers = ask_workers(block.name, block.reader.workers.live(), "stacks", stacks, os.getpid())
+    answers = ask_workers(block.name, block.reader.workers.live(), "stacks", stacks)
     return json_response(grouped({worker.pid: answer for worker, answer in answers}))
 
 
@@ -38,8 +37,7 @@ def folded_stacks() -> Response:
     workers = [worker for worker in block.reader.workers.live() if wanted in (None, str(worker.pid))]
     if not workers:
         abort(404, f"there is no worker {wanted!r:.80}")
-    own = stacks if os.getpid() in {worker.pid for worker in workers} else None
-    answers = ask_workers(block.name, workers, "stacks", own, os.getpid())
+    answers = ask_workers(block.name, workers, "stacks", stacks)
     return json_response(stacks_document(answers, block.reader.served(workers)))
 
 
@@ -47,7 +45,7 @@ def folded_stacks() -> Response:
 def pool_bytes() -> Response:
     """Answer with how full the block is, and how much memory each worker uses."""
     _, block = attached()
-    answers = ask_workers(block.name, block.reader.workers.live(), "memory", memory, os.getpid())
+    answers = ask_workers(block.name, block.reader.workers.live(), "memory", memory)
     document = {
         "block": pool_figures(block.reader),
         "workers": [_worker_figures(worker, answer) for worker, answer in answers],
