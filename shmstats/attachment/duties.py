@@ -75,18 +75,14 @@ def is_exposing(duty: Duty) -> TypeGuard[ExposingDuty]:
 
 def make_duties(settings: Settings) -> list[Duty]:
     """Return the enabled duties; one that cannot be made is logged, and does not prevent saving."""
-    wanted = [module for module, keys in DUTIES.items() if all(attrgetter(key)(settings) for key in keys)]
-    made = [_make_duty(module, settings) for module in wanted]
-    return [duty for duty in made if duty is not None]
-
-
-def _make_duty(module: str, settings: Settings) -> Duty | None:
-    try:
-        duty: Duty | None = importlib.import_module(module).make_duty(settings)
-    except Exception as error:
-        log.error("the duty of %s is left out: %s: %s", module, type(error).__name__, error)
-        return None
-    return duty
+    made = []
+    for module, keys in DUTIES.items():
+        if all(attrgetter(key)(settings) for key in keys):
+            try:
+                made.append(importlib.import_module(module).make_duty(settings))
+            except Exception as error:
+                log.error("the duty of %s is left out: %s: %s", module, type(error).__name__, error)
+    return made
 
 
 class Threads:

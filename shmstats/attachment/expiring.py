@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import time
 
-from ..block import Record
 from ..block.keys import OVERFLOW, encode_key
 from ..config import Settings
 from ..reading.attached import AttachedBlock
-from ..series import Kind, Labels, Name, Snapshot, Value
+from ..series import Kind, Name, SeriesKey, Snapshot, Value
 from .restoring import add_value
 
 #: Checks within the time after which a label set is removed, and most seconds between two checks.
 _LOOKS, _LONGEST = 8, 60.0
-
-_Series = tuple[str, str, Labels]
 
 
 def make_duty(settings: Settings) -> Expiry:
@@ -42,7 +39,7 @@ class Expiry:
     def __init__(self, seconds: float) -> None:
         self.interval = min(seconds / _LOOKS, _LONGEST)
         self._seconds = seconds
-        self._seen: dict[_Series, tuple[Value, float]] = {}
+        self._seen: dict[SeriesKey, tuple[Value, float]] = {}
 
     def perform(self, block: AttachedBlock, snapshot: Snapshot) -> None:
         """Check all label sets, and remove those that are due.
@@ -56,13 +53,12 @@ class Expiry:
         for name, value in zip(snapshot.names, snapshot.values, strict=True):
             if not name.labels or any(text == OVERFLOW for _, text in name.labels):
                 continue
-            series = name.category, name.metric, name.labels
-            seen, since = before.get(series, (None, now))
+            seen, since = before.get(name.key, (None, now))
             if seen != value:
                 since = now
             elif now - since >= self._seconds and _remove(block, name, value):
                 continue
-            self._seen[series] = value, since
+            self._seen[name.key] = value, since
 
     def finish(self, block: AttachedBlock, snapshot: Snapshot) -> None:
         """Do nothing: the process that restores the saved values will check them."""
@@ -73,23 +69,14 @@ def _remove(block: AttachedBlock, name: Name, value: Value) -> bool:
 
     Counts made just before the removal are not lost: the series then exists again.
     """
-    key = encode_key(name.category, name.metric, name.labels)
+    key = encode_key(*name.key)
     with block.exclusive():
         record = block.names.find(key)
         if record is None or record.kind is not name.kind or block.reader.value(record) != value:
             return False
-        left = _taken_out(block, record)
+        block.remove([record.number])
+        left = block.reader.value(record)  # nobody can count into it any more
         if left != value and name.kind is not Kind.TIMESTAMP:
             add_value(block, name, left)
             return False
     return True
-
-
-def _taken_out(block: AttachedBlock, record: Record) -> Value:
-    """Remove a series; returns the value that it had when nobody could count into it any more."""
-    block.names.remove([record])
-    left = block.reader.value(record)
-    deserted = block.names.deserted({record.family} if record.family >= 0 else set())
-    if deserted:
-        block.names.remove(deserted)
-    return left
