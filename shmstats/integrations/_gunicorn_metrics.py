@@ -180,10 +180,8 @@ class GunicornWorker:
         self._active = 0
         self._lock = threading.Lock()  # made here, where gevent has already replaced threading's
         if measured:
-            self._in_progress.set(0)
             capacities.set(_capacity_of(worker, classes))
-            self._busy.set(0)
-            self._idle.set(1)
+            self._serve(0)
         else:
             states.labels(UNKNOWN).set(1)
         forked = getattr(worker, "_shmstats_forked", None)
@@ -192,13 +190,7 @@ class GunicornWorker:
 
     def begin(self) -> None:
         """A request has come."""
-        with self._lock:
-            self._accrue()
-            self._active += 1
-            self._in_progress.set(self._active)
-            if self._active == 1:
-                self._idle.set(0)
-                self._busy.set(1)
+        self._serve(1)
 
     def finish(self, method: str, status: str, began: float) -> None:
         """Count a finished request.
@@ -218,13 +210,17 @@ class GunicornWorker:
 
     def leave(self) -> None:
         """A request has ended, and is not counted."""
+        self._serve(-1)
+
+    def _serve(self, more: int) -> None:
+        """Serve more requests at the same time than before, or fewer."""
         with self._lock:
             self._accrue()
-            self._active -= 1
+            self._active += more
             self._in_progress.set(self._active)
-            if self._active == 0:
-                self._busy.set(0)
-                self._idle.set(1)
+            if self._active <= 1:  # else it was busy, and still is
+                self._busy.set(self._active)
+                self._idle.set(1 - self._active)
 
     def _find_series(self, method: str, status: str) -> tuple[Callable[[], None], Callable[[float], None]]:
         """Return the series of such a request. Kept only for known methods, because clients may send any."""
