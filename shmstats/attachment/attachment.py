@@ -343,17 +343,19 @@ class Attachment:
         Args:
             of_left: unless another thread has attached a block again meanwhile, which owns the thread then.
         """
-        with guards.current:
-            if of_left and self._block is not None:
-                return
-            agent, self._agent = self._agent, None
-            saver = self._saver
-        if agent is not None:
-            try:
+        agent = None
+        try:
+            with guards.current:
+                if of_left and self._block is not None:
+                    return
+                agent, self._agent = self._agent, None
+                saver = self._saver
+            if agent is not None:
                 agent.stop()
-            except BaseException:  # a signal handler's
+        except BaseException:  # a signal handler's
+            if agent is not None:
                 agent.stop()
-                raise
+            raise
         if saver is not None:
             saver.stop()
 
