@@ -23,33 +23,31 @@ typedef struct {
     uint32_t taken;    /* a bit for each entry in use */
 } Requests;
 
-static int
-Requests_init(PyObject *self, PyObject *args, PyObject *kwargs)
+static PyObject *
+Requests_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"block", "entries", "further", NULL};
-    Requests *requests = (Requests *)self;
     PyObject *block;
     Py_ssize_t entries, further;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Onn:Requests", names, &block, &entries, &further))
-        return -1;
-    if (requests->buffer.buf != NULL || PyObject_GetBuffer(block, &requests->buffer, PyBUF_WRITABLE) < 0) {
-        if (!PyErr_Occurred())
-            PyErr_SetString(PyExc_RuntimeError, "the requests are attached already");
-        return -1;
+        return NULL;
+    Requests *self = (Requests *)type->tp_alloc(type, 0);
+    if (self == NULL || PyObject_GetBuffer(block, &self->buffer, PyBUF_WRITABLE) < 0) {
+        Py_XDECREF(self);
+        return NULL;
     }
-    Py_ssize_t size = requests->buffer.len;
+    Py_ssize_t size = self->buffer.len;
     if (entries < 0 || further < 0 || entries % 8 != 0 || further % 4 != 0 || further > size - 4
         || entries > size - (Py_ssize_t)sizeof(Request) * REQUEST_ENTRIES) {
-        release(&requests->buffer);
+        Py_DECREF(self);
         PyErr_SetString(PyExc_ValueError, "the requests do not fit into the block");
-        return -1;
+        return NULL;
     }
-    requests->entries = (Request *)(void *)((char *)requests->buffer.buf + entries);
-    requests->further = (uint32_t *)(void *)((char *)requests->buffer.buf + further);
-    requests->taken = 0;
-    memset(requests->entries, 0, sizeof(Request) * REQUEST_ENTRIES);
-    *requests->further = 0;
-    return 0;
+    self->entries = (Request *)(void *)((char *)self->buffer.buf + entries);
+    self->further = (uint32_t *)(void *)((char *)self->buffer.buf + further);
+    memset(self->entries, 0, sizeof(Request) * REQUEST_ENTRIES);
+    *self->further = 0;
+    return (PyObject *)self;
 }
 
 /* The UTF-8 of a str; "?" for any other object, and for a str without UTF-8. */
@@ -65,9 +63,8 @@ utf8_of(PyObject *text, Py_ssize_t *length)
 }
 
 static PyObject *
-Requests_begin(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+Requests_begin(Requests *requests, PyObject *const *args, Py_ssize_t nargs)
 {
-    Requests *requests = (Requests *)self;
     if (nargs != 2) {
         PyErr_SetString(PyExc_TypeError, "begin() takes a method and a path");
         return NULL;
@@ -102,9 +99,8 @@ Requests_begin(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 }
 
 static PyObject *
-Requests_end(PyObject *self, PyObject *argument)
+Requests_end(Requests *requests, PyObject *argument)
 {
-    Requests *requests = (Requests *)self;
     long number = PyLong_AsLong(argument);
     if (number == -1 && PyErr_Occurred())
         return NULL;
@@ -120,9 +116,9 @@ Requests_end(PyObject *self, PyObject *argument)
 }
 
 static PyObject *
-Requests_close(PyObject *self, PyObject *Py_UNUSED(ignored))
+Requests_close(Requests *requests, PyObject *Py_UNUSED(ignored))
 {
-    release(&((Requests *)self)->buffer);
+    release(&requests->buffer);
     Py_RETURN_NONE;
 }
 
@@ -136,12 +132,12 @@ Requests_dealloc(PyObject *self)
 }
 
 static PyMethodDef Requests_methods[] = {
-    {"begin", (PyCFunction)(void (*)(void))Requests_begin, METH_FASTCALL, NULL},
-    {"end", Requests_end, METH_O, NULL},
-    {"close", Requests_close, METH_NOARGS, NULL},
+    {"begin", FUNCTION(Requests_begin), METH_FASTCALL, NULL},
+    {"end", (PyCFunction)Requests_end, METH_O, NULL},
+    NO_ARGUMENTS(Requests, close),
     {NULL, NULL, 0, NULL},
 };
 
 TYPE(Requests, Requests, "What this process serves, for others to see.", 0,
-     {Py_tp_init, Requests_init}, {Py_tp_new, PyType_GenericNew}, {Py_tp_dealloc, Requests_dealloc},
+     {Py_tp_new, Requests_new}, {Py_tp_dealloc, Requests_dealloc},
      {Py_tp_methods, Requests_methods})
