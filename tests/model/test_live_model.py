@@ -116,7 +116,7 @@ FAULTS = {
 #: The value of a process killed before it wrote its signature; it has no owner.
 FAULTS_OF_HANDLES = {
     "a value without an owner is added to, in C": Plant("handles.h", "n, series->by, 0, 1)", "n, series->by, 0, 0)"),
-    "a value without an owner is added to": Plant("_cells_py.py", "judged = (0, True)", "judged = (0, False)"),
+    "a value without an owner is added to": Plant("_cells_py.py", "self._by, 0, True)", "self._by, 0, False)"),
 }
 
 

@@ -219,8 +219,8 @@ REGISTERING_FAULTS = {
     ),
     "an interrupted change is not marked": Plant(
         "_names_py.py",
-        "        words[self._changing] = 1\n        hashes = []",
-        "        hashes = []",
+        "        before = self._begin_change()\n        hashes = []",
+        "        before = words[self._changing]\n        hashes = []",
     ),
     "an interrupted change is not marked, in C": Plant(
         "name_changes.h", "    PUT(NUMBER(names, CHANGING), 1);\n    STOP_POINT();\n", ""
