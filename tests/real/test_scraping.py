@@ -138,13 +138,12 @@ def lines(server: Gunicorn) -> dict[str, int]:
 
 
 def assert_nothing_is_refused(prometheus: Prometheus, shown: Callable[[], dict[str, int]]) -> None:
-    up = dict.fromkeys(JOBS, 1.0)
-    assert prometheus.query("up") == up
-    assert prometheus.targets() == dict.fromkeys(JOBS, "")
-    # A page has a line more for each new worker, so the comparison may have to be repeated.
-    wait_until(lambda: prometheus.query("scrape_samples_scraped") == shown(), "a scrape of the current page")
-    scraped = prometheus.query("scrape_samples_scraped")
-    assert prometheus.query("scrape_samples_post_metric_relabeling") == scraped
+    # A scrape may wait for its save for longer than Prometheus waits here, and a page has a line more for each new
+    # worker: so the checks may have to be repeated. A page that is refused never passes them.
+    wait_until(lambda: prometheus.targets() == dict.fromkeys(JOBS, ""), "scrapes without an error")
+    samples = "scrape_samples_scraped", "scrape_samples_post_metric_relabeling"
+    wait_until(lambda: [prometheus.query(each) for each in samples] == [shown()] * 2, "a scrape of the current page")
+    wait_until(lambda: prometheus.query("up") == dict.fromkeys(JOBS, 1.0), "successful scrapes")
     own = prometheus.own()
     refusals = {
         name: value
